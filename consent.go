@@ -1,0 +1,33 @@
+package keyholder
+
+import "time"
+
+// Consent is an owner's yes to one app under one agreement.
+type Consent struct {
+	ID        ConsentID   `json:"id"`
+	Agreement AgreementID `json:"agreement"`
+	App       AppID       `json:"app"`
+	Scope     []Kind      `json:"scope"`    // kinds of items shared; empty means all
+	GivenBy   UserID      `json:"given_by"` // empty: recorded by the administrator from the written agreement
+	Given     time.Time   `json:"given"`
+	Expires   time.Time   `json:"expires,omitzero"` // zero: as long as the agreement
+	Cut       time.Time   `json:"cut,omitzero"`
+}
+
+// InForce says whether the consent gives rights at the time now.
+func (c Consent) InForce(now time.Time) bool {
+	return c.Cut.IsZero() && !now.Before(c.Given) && (c.Expires.IsZero() || now.Before(c.Expires))
+}
+
+// Covers says whether items of kind k are within the consent's scope.
+func (c Consent) Covers(k Kind) bool {
+	if len(c.Scope) == 0 {
+		return true
+	}
+	for _, s := range c.Scope {
+		if s == k {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,93 @@
+package keyholder
+
+import "time"
+
+// GrantType is an OAuth2 grant an app may use (RFC 6749, FDS 2.6.5.1). The
+// implicit and password grants do not exist here: RFC 9700 forbids them.
+type GrantType string
+
+const (
+	// GrantAuthorizationCode is the way in: the owner's user signs in.
+	GrantAuthorizationCode GrantType = "authorization_code"
+	// GrantRefreshToken keeps the owner's user from signing in again.
+	GrantRefreshToken GrantType = "refresh_token"
+	// GrantClientCredentials is for machine calls that name a subscription.
+	GrantClientCredentials GrantType = "client_credentials"
+)
+
+// AuthMethod is how an OAuth2 client proves its identity at the authorization
+// server.
+type AuthMethod string
+
+const (
+	// AuthSecret is a client secret, in the header or the body (RFC 6749 2.3.1).
+	AuthSecret AuthMethod = "client_secret"
+	// AuthCertificate is tls_client_auth (RFC 8705 2.1), which FDS 2.6.5.1
+	// strongly recommends.
+	AuthCertificate AuthMethod = "tls_client_auth"
+)
+
+// Thumbprint is the SHA-256 hash of a certificate's DER form, the x5t#S256 of
+// RFC 8705. The zero value means "no certificate".
+type Thumbprint [32]byte
+
+// CertificateUse is what a client certificate identifies.
+type CertificateUse string
+
+const (
+	// ForSubscription identifies an MQTT consumer; the subject is a
+	// subscription ID.
+	ForSubscription CertificateUse = "subscription"
+	// ForProvider identifies a provider, at the broker and at the
+	// authorization server; the subject is a provider ID.
+	ForProvider CertificateUse = "provider"
+	// ForApp identifies an app at the authorization server and on the Web
+	// API; the subject is an app ID.
+	ForApp CertificateUse = "app"
+)
+
+// Certificate is a client certificate as the ledger knows it. Rights hang on
+// its use and subject, never on what the bytes of the certificate say, so
+// renewal changes no right and a certificate the ledger does not know has
+// none.
+type Certificate struct {
+	Serial     string         `json:"serial"` // lower-case hexadecimal, as printed by openssl
+	Thumbprint Thumbprint     `json:"-"`
+	Use        CertificateUse `json:"use"`
+	Subject    string         `json:"subject"` // the UUID of the SAN URI urn:uuid:<subject> and of the CN
+	NotBefore  time.Time      `json:"not_before"`
+	NotAfter   time.Time      `json:"not_after"`
+	Issued     time.Time      `json:"issued"`
+	Revoked    time.Time      `json:"revoked,omitzero"`
+}
+
+// Valid says whether the certificate proves anything at the time now.
+func (c Certificate) Valid(now time.Time) bool {
+	return c.Revoked.IsZero() && !now.Before(c.NotBefore) && !now.After(c.NotAfter)
+}
+
+// Token is the content of a verified access token (RFC 9068): signature,
+// issuer, audience and type have been checked by the guard; expiry, binding
+// and standing are decided by [PermitRead].
+type Token struct {
+	Issuer       string
+	Subject      string
+	ClientID     string // the app's or provider's ID
+	Subscription SubscriptionID
+	Grant        GrantID
+	ID           string // jti
+	Scope        []string
+	IssuedAt     time.Time
+	Expires      time.Time
+	Bound        Thumbprint // cnf.x5t#S256; zero if the token is not bound
+}
+
+// ScopeIngest is the scope of a provider's token for ingestion. Such a token
+// carries no subscription.
+const ScopeIngest = "fds:ingest"
+
+// ScopeRead is the scope of an app's token for the Web API (pull).
+const ScopeRead = "fds:read"
+
+// ScopePush is the scope of a provider's token for an app's webhook.
+const ScopePush = "fds:push"

@@ -1,0 +1,39 @@
+package keyholder
+
+import "time"
+
+// EventKind names what happened, as recorded in the audit trail and carried
+// by the feed.
+type EventKind string
+
+const (
+	EventPartyAdded          EventKind = "party.added"
+	EventUserAdded           EventKind = "user.added"
+	EventAgreementAdded      EventKind = "agreement.added"
+	EventConsentGiven        EventKind = "consent.given"
+	EventConsentRefused      EventKind = "consent.refused"
+	EventSubscriptionCreated EventKind = "subscription.created"
+	EventCertificateIssued   EventKind = "certificate.issued"
+	EventSecretIssued        EventKind = "secret.issued"
+	EventSignedIn            EventKind = "signin.succeeded"
+	EventSignInFailed        EventKind = "signin.failed"
+	EventGrantCreated        EventKind = "grant.created"
+	EventGrantRefreshed      EventKind = "grant.refreshed"
+	EventGrantEnded          EventKind = "grant.ended"
+	EventTokenReused         EventKind = "grant.reuse_detected"
+	EventTokenDenied         EventKind = "token.denied"
+	EventWebhookAdded        EventKind = "webhook.added"
+	EventCut                 EventKind = "cut"
+	EventDenied              EventKind = "denied"
+)
+
+// Event is a committed fact: one row of the audit trail. Details hold
+// identifiers and reasons, never a secret, token, key or payload.
+type Event struct {
+	Seq     int64             `json:"seq"`
+	At      time.Time         `json:"at"`
+	Kind    EventKind         `json:"kind"`
+	Actor   string            `json:"actor"`   // who did it: an ID, "administrator" or "system"
+	Subject string            `json:"subject"` // what it concerns: an ID
+	Detail  map[string]string `json:"detail,omitempty"`
+}

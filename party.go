@@ -1,0 +1,62 @@
+package keyholder
+
+import "time"
+
+// Role is what a party is to the others.
+type Role string
+
+const (
+	// RoleProvider is an information provider: owns the data, publishes.
+	RoleProvider Role = "provider"
+	// RoleOwner is a resource owner.
+	RoleOwner Role = "owner"
+	// RoleApp is a client application: consumes on behalf of owners.
+	RoleApp Role = "app"
+	// RoleResourceServer may introspect tokens, nothing else.
+	RoleResourceServer Role = "resource_server"
+	// RoleAdministrator runs this Keyholder.
+	RoleAdministrator Role = "administrator"
+)
+
+// Provider is an information provider.
+type Provider struct {
+	ID      ProviderID `json:"id"`
+	Name    string     `json:"name"`
+	Created time.Time  `json:"created"`
+	Cut     time.Time  `json:"cut,omitzero"` // zero while in force
+}
+
+// Owner is a resource owner: the customer whose devices and spaces they are.
+type Owner struct {
+	ID      OwnerID   `json:"id"`
+	Key     string    `json:"key"` // short unique name used by people and files
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+}
+
+// User is a person of an owner who signs in once (FDS 2.6.5.1).
+type User struct {
+	ID       UserID    `json:"id"`
+	Owner    OwnerID   `json:"owner"`
+	Login    string    `json:"login"`
+	Created  time.Time `json:"created"`
+	Disabled time.Time `json:"disabled,omitzero"`
+}
+
+// App is a client application.
+type App struct {
+	ID             AppID       `json:"id"`
+	Name           string      `json:"name"`
+	Grants         []GrantType `json:"grants"` // what was negotiated (FDS 2.6.5.1)
+	Authentication AuthMethod  `json:"authentication"`
+	RedirectURIs   []string    `json:"redirect_uris"`
+	Created        time.Time   `json:"created"`
+	Cut            time.Time   `json:"cut,omitzero"`
+}
+
+// ResourceServer is a party registered to introspect tokens (RFC 7662).
+type ResourceServer struct {
+	ID      ResourceServerID `json:"id"`
+	Name    string           `json:"name"`
+	Created time.Time        `json:"created"`
+}
