@@ -1,0 +1,111 @@
+// Package store is the one database of a Keyholder: a SQLite file with one
+// writer that commits many callers' changes with one fsync. The packages
+// ledger, mailbox and facility keep their tables in it, so that a cut can end
+// rights, queues and sessions in a single transaction.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"sync"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+//go:embed schema/*.sql
+var schema embed.FS
+
+// Store is an open database. Its methods are safe for concurrent use.
+type Store struct {
+	read  *sql.DB
+	write *sql.DB
+	queue chan *change
+	done  chan struct{} // closed when the writer has stopped
+
+	mu     sync.RWMutex // guards closed and, shared, every send to queue
+	closed bool
+}
+
+// Open opens the database file, creating it with mode 0600 if it is not
+// there, applies pending migrations and starts the writer.
+func Open(ctx context.Context, path string) (*Store, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	write, err := openPool(path, "&_txlock=immediate", 1)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, write); err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	read, err := openPool(path, "&_pragma=query_only(1)", 4)
+	if err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	s := &Store{read: read, write: write, queue: make(chan *change, maxBatch), done: make(chan struct{})}
+	go s.writer()
+	return s, nil
+}
+
+// openPool opens the file with the settings that "acknowledged means durable"
+// rests on: WAL with synchronous=FULL syncs the log at every commit.
+func openPool(path, extra string, conns int) (*sql.DB, error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)" + extra
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	files, err := fs.Sub(schema, "schema")
+	if err != nil {
+		return fmt.Errorf("read the schema: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		return fmt.Errorf("read the schema: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate the database: %w", err)
+	}
+	return nil
+}
+
+// Read returns the pool for queries. It refuses statements that write.
+func (s *Store) Read() *sql.DB { return s.read }
+
+// Close stops the writer after the changes already accepted are durable, and
+// closes the file. Later writes fail with an error of code Unavailable.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.queue)
+	s.mu.Unlock()
+	<-s.done
+	return errors.Join(s.read.Close(), s.write.Close())
+}
+
+var errClosed = keyholder.Errorf(keyholder.Unavailable, "the server is stopping")

@@ -1,0 +1,169 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// maxBatch bounds how many changes share one commit.
+const maxBatch = 256
+
+// Tx is the transaction a change runs in. It is used only within the change
+// and only by its goroutine.
+type Tx struct {
+	*sql.Tx
+	after []func()
+}
+
+// After registers f to run once the transaction is durable, before the caller
+// of Write gets its answer and before any later change runs: the place to
+// bring a view in memory up to date. Of a change that fails nothing runs. f
+// must not block and must not call Write.
+func (tx *Tx) After(f func()) { tx.after = append(tx.after, f) }
+
+// change is one caller's work and where its answer goes.
+type change struct {
+	do    func(*Tx) error
+	err   chan error
+	after []func()
+}
+
+// Write runs do in a transaction and returns nil only when its effect is on
+// disk. Changes of concurrent callers share a commit; each has its own
+// savepoint, so an error of one undoes that one alone and is returned as it
+// is. A failed commit returns an error of code Unavailable to all that shared
+// it, and nothing of them remains. ctx is heeded until the change is
+// accepted; after that its outcome is awaited, so that an answer is never a
+// guess. do must use only its transaction and must not call Write.
+func (s *Store) Write(ctx context.Context, do func(*Tx) error) error {
+	c := &change{do: do, err: make(chan error, 1)}
+	if err := s.enqueue(ctx, c); err != nil {
+		return err
+	}
+	return <-c.err
+}
+
+func (s *Store) enqueue(ctx context.Context, c *change) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return errClosed
+	}
+	select {
+	case s.queue <- c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// writer owns the writing connection: it takes what waits, applies it and
+// commits once.
+func (s *Store) writer() {
+	defer close(s.done)
+	for first := range s.queue {
+		batch := []*change{first}
+		for len(batch) < maxBatch {
+			select {
+			case c, ok := <-s.queue:
+				if !ok {
+					s.commit(batch)
+					return
+				}
+				batch = append(batch, c)
+				continue
+			default:
+			}
+			break
+		}
+		s.commit(batch)
+	}
+}
+
+// commit applies a batch and answers every caller.
+func (s *Store) commit(batch []*change) {
+	applied, err := s.apply(batch)
+	for _, c := range applied {
+		if err == nil {
+			for _, f := range c.after {
+				f()
+			}
+		}
+		c.err <- err
+	}
+}
+
+// apply runs the batch in one transaction. Callers whose own change failed
+// are answered here; the rest are returned with the outcome of the commit.
+func (s *Store) apply(batch []*change) ([]*change, error) {
+	sqlTx, err := s.write.BeginTx(context.Background(), nil)
+	if err != nil {
+		return batch, unavailable(err)
+	}
+	var applied []*change
+	for i, c := range batch {
+		tx := &Tx{Tx: sqlTx}
+		err := runChange(tx, c.do)
+		switch {
+		case err == nil:
+			c.after = tx.after
+			applied = append(applied, c)
+		case errors.As(err, new(*brokenTx)):
+			// The transaction itself is lost: nobody in it has anything.
+			return append(applied, batch[i:]...), errors.Join(unavailable(err), ignoreDone(sqlTx.Rollback()))
+		default:
+			c.err <- err
+		}
+	}
+	if err := sqlTx.Commit(); err != nil {
+		return applied, errors.Join(unavailable(err), ignoreDone(sqlTx.Rollback()))
+	}
+	return applied, nil
+}
+
+// brokenTx marks a failure of the shared transaction, not of one change.
+type brokenTx struct{ err error }
+
+func (b *brokenTx) Error() string { return b.err.Error() }
+func (b *brokenTx) Unwrap() error { return b.err }
+
+// runChange runs one change inside its own savepoint. A panic of the change
+// becomes its error: the writer serves everybody and must live.
+func runChange(tx *Tx, do func(*Tx) error) (err error) {
+	if _, err := tx.Exec("SAVEPOINT change"); err != nil {
+		return &brokenTx{err}
+	}
+	err = func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("panic in a change: %v\n%s", r, debug.Stack())
+			}
+		}()
+		return do(tx)
+	}()
+	end := "RELEASE change"
+	if err != nil {
+		end = "ROLLBACK TO change; RELEASE change"
+	}
+	if _, endErr := tx.Exec(end); endErr != nil {
+		return &brokenTx{errors.Join(err, endErr)}
+	}
+	return err
+}
+
+func unavailable(err error) error {
+	return &keyholder.Error{Code: keyholder.Unavailable, Detail: "the database did not take the change",
+		Hint: "check the free space and the health of the disk, then try again", Err: err}
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
