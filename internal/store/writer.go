@@ -29,6 +29,7 @@ func (tx *Tx) After(f func()) { tx.after = append(tx.after, f) }
 // change is one caller's work and where its answer goes.
 type change struct {
 	do    func(*Tx) error
+	alone bool
 	err   chan error
 	after []func()
 }
@@ -41,7 +42,18 @@ type change struct {
 // accepted; after that its outcome is awaited, so that an answer is never a
 // guess. do must use only its transaction and must not call Write.
 func (s *Store) Write(ctx context.Context, do func(*Tx) error) error {
-	c := &change{do: do, err: make(chan error, 1)}
+	return s.submit(ctx, &change{do: do, err: make(chan error, 1)})
+}
+
+// WriteAlone is Write in a transaction of its own: everything accepted before
+// is committed first, and what was registered with After has run before the
+// next change begins. Changes of rights use it, so that a view kept in memory
+// is exact while any change runs.
+func (s *Store) WriteAlone(ctx context.Context, do func(*Tx) error) error {
+	return s.submit(ctx, &change{do: do, alone: true, err: make(chan error, 1)})
+}
+
+func (s *Store) submit(ctx context.Context, c *change) error {
 	if err := s.enqueue(ctx, c); err != nil {
 		return err
 	}
@@ -67,21 +79,38 @@ func (s *Store) enqueue(ctx context.Context, c *change) error {
 func (s *Store) writer() {
 	defer close(s.done)
 	for first := range s.queue {
+		var alone *change
 		batch := []*change{first}
-		for len(batch) < maxBatch {
-			select {
-			case c, ok := <-s.queue:
-				if !ok {
-					s.commit(batch)
-					return
-				}
-				batch = append(batch, c)
-				continue
-			default:
-			}
-			break
+		if first.alone {
+			batch, alone = nil, first
 		}
-		s.commit(batch)
+		for alone == nil && len(batch) < maxBatch {
+			c, ok := s.waiting()
+			if !ok {
+				break
+			}
+			if c.alone {
+				alone = c
+				break
+			}
+			batch = append(batch, c)
+		}
+		if len(batch) > 0 {
+			s.commit(batch)
+		}
+		if alone != nil {
+			s.commit([]*change{alone})
+		}
+	}
+}
+
+// waiting returns the next change if one is waiting already.
+func (s *Store) waiting() (*change, bool) {
+	select {
+	case c, ok := <-s.queue:
+		return c, ok
+	default:
+		return nil, false
 	}
 }
 
