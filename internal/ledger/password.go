@@ -1,0 +1,196 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/store"
+)
+
+// Cost of argon2id (RFC 9106), as OWASP recommends for interactive sign-in.
+const (
+	argonTime   = 2
+	argonMemory = 19 * 1024 // KiB
+	argonKey    = 32
+	argonSalt   = 16
+)
+
+// Throttling of sign-in, per login: after freeFailures wrong passwords each
+// further one doubles the wait, up to maxWait. Waiting is all an owner's user
+// needs to do to get back in.
+const (
+	freeFailures = 5
+	firstWait    = 2 * time.Second
+	maxWait      = 15 * time.Minute
+)
+
+// minPassword is the least length of a password, in bytes.
+const minPassword = 12
+
+// AddUser registers a user of an owner with a password. Errors: Invalid,
+// NotFound, Conflict if the login is taken.
+func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.OwnerID, login, password string) (keyholder.User, error) {
+	if err := checkName("login", login); err != nil {
+		return keyholder.User{}, err
+	}
+	if len(password) < minPassword || len(password) > 1024 {
+		return keyholder.User{}, keyholder.Errorf(keyholder.Invalid, "a password has at least %d and at most 1024 bytes", minPassword)
+	}
+	id, err := keyholder.NewID[keyholder.UserID](l.random)
+	if err != nil {
+		return keyholder.User{}, err
+	}
+	hash, err := l.hashPassword(password)
+	if err != nil {
+		return keyholder.User{}, err
+	}
+	u := keyholder.User{ID: id, Owner: owner, Login: login, Created: l.Now()}
+	return u, l.store.WriteAlone(ctx, func(tx *store.Tx) error {
+		if l.Owner(owner).ID == "" {
+			return keyholder.Errorf(keyholder.NotFound, "no such owner")
+		}
+		if l.userByLogin(login).ID != "" {
+			return keyholder.Errorf(keyholder.Conflict, "that login is taken")
+		}
+		if _, err := tx.Exec("INSERT INTO users (id, owner, login, password, created) VALUES (?, ?, ?, ?, ?)",
+			u.ID, u.Owner, u.Login, hash, micros(u.Created)); err != nil {
+			return fmt.Errorf("add a user: %w", err)
+		}
+		tx.After(func() { l.view.set(func() { l.view.users[u.ID] = u }) })
+		return l.Append(tx, keyholder.EventUserAdded, actor, string(u.ID), detail{"owner": string(owner)})
+	})
+}
+
+// CheckPassword returns the user who signs in. An unknown login costs the
+// same time as a wrong password and gives the same answer. Errors: Denied;
+// Unavailable with a hint while the login has to wait.
+func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (keyholder.User, error) {
+	if wait := l.passwords.waitFor(login); wait > 0 {
+		return keyholder.User{}, keyholder.Errorf(keyholder.Unavailable, "too many failed sign-ins").
+			WithHint("try again in %s", wait.Round(time.Second))
+	}
+	u := l.userByLogin(login)
+	stored := l.passwords.dummy
+	if u.ID != "" {
+		if err := l.each(ctx, "SELECT password FROM users WHERE id = ?", func(scan scanner) error { return scan(&stored) }, u.ID); err != nil {
+			return keyholder.User{}, err
+		}
+	}
+	if len(password) > 1024 {
+		password = ""
+	}
+	ok := l.passwords.verify(stored, password) && u.ID != "" && u.Disabled.IsZero()
+	if !ok {
+		l.passwords.failed(login)
+		if err := l.Record(ctx, keyholder.EventSignInFailed, "user", string(u.ID), nil); err != nil {
+			return keyholder.User{}, err
+		}
+		return keyholder.User{}, keyholder.Errorf(keyholder.Denied, "the login or the password is wrong")
+	}
+	l.passwords.succeeded(login)
+	if err := l.Record(ctx, keyholder.EventSignedIn, string(u.ID), string(u.Owner), nil); err != nil {
+		return keyholder.User{}, err
+	}
+	return u, nil
+}
+
+func (l *Ledger) userByLogin(login string) keyholder.User {
+	l.view.mu.RLock()
+	defer l.view.mu.RUnlock()
+	for _, u := range l.view.users {
+		if u.Login == login {
+			return u
+		}
+	}
+	return keyholder.User{}
+}
+
+func (l *Ledger) hashPassword(password string) (string, error) {
+	var salt [argonSalt]byte
+	if _, err := io.ReadFull(l.random, salt[:]); err != nil {
+		return "", fmt.Errorf("draw a salt: %w", err)
+	}
+	return l.passwords.hash(password, salt[:]), nil
+}
+
+// passwordGate hashes passwords, at most two at a time because each takes
+// memory and a core, and remembers failed sign-ins.
+type passwordGate struct {
+	now   func() time.Time
+	slots chan struct{}
+	dummy string // hash that no password fits, for unknown logins
+
+	mu       sync.Mutex // guards failures
+	failures map[string]failure
+}
+
+type failure struct {
+	count int
+	until time.Time // no attempt is looked at before
+}
+
+func (g *passwordGate) init(now func() time.Time) {
+	g.now, g.slots, g.failures = now, make(chan struct{}, 2), map[string]failure{}
+	g.dummy = g.hash(rand.Text(), []byte(rand.Text())[:argonSalt])
+}
+
+func (g *passwordGate) hash(password string, salt []byte) string {
+	g.slots <- struct{}{}
+	defer func() { <-g.slots }()
+	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, 1, argonKey)
+	enc := base64.RawStdEncoding.EncodeToString
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, argonMemory, argonTime, enc(salt), enc(key))
+}
+
+// verify compares a password with a stored hash of the form written by hash.
+func (g *passwordGate) verify(stored, password string) bool {
+	parts := strings.Split(stored, "$")
+	if len(parts) != 6 {
+		return false
+	}
+	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
+	if err != nil {
+		return false
+	}
+	return subtle.ConstantTimeCompare([]byte(g.hash(password, salt)), []byte(stored)) == 1
+}
+
+func (g *passwordGate) waitFor(login string) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failures[login].until.Sub(g.now())
+}
+
+func (g *passwordGate) failed(login string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.failures) > 10_000 { // a flood of invented logins must not fill the memory
+		for k, f := range g.failures {
+			if g.now().After(f.until.Add(maxWait)) {
+				delete(g.failures, k)
+			}
+		}
+	}
+	f := g.failures[login]
+	f.count++
+	if over := f.count - freeFailures; over >= 0 {
+		f.until = g.now().Add(min(firstWait<<min(over, 20), maxWait))
+	}
+	g.failures[login] = f
+}
+
+func (g *passwordGate) succeeded(login string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.failures, login)
+}
