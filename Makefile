@@ -1,0 +1,30 @@
+.PHONY: test check fuzz bench build
+
+GO ?= go
+FUZZTIME ?= 10s
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/keyholder ./cmd/keyholder
+
+# The tests. Those that need mosquitto, Chromium, openssl or curl run when it is there.
+test:
+	$(GO) test -race -timeout 20m ./...
+
+check:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt'; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) test -race -timeout 20m ./...
+	$(MAKE) fuzz
+
+# Every fuzz target, for FUZZTIME each.
+fuzz:
+	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' $$file); do \
+			echo "fuzz $$(dirname $$file) $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./bench/...

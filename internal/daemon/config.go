@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// ConfigName is the name of the configuration file in the data folder.
+const ConfigName = "keyholder.yaml"
+
+// DefaultConfig is the commented configuration that init writes. It is also
+// the manual of every key.
+//
+//go:embed keyholder.yaml
+var DefaultConfig []byte
+
+// Config is what an operator decides. The comments of [DefaultConfig] explain
+// each key; a key that is not here refuses to start.
+type Config struct {
+	TLS    keyholder.TLSProfile `yaml:"tls"`
+	Hosts  []string             `yaml:"hosts"`
+	Listen struct {
+		Auth string `yaml:"auth"`
+		API  string `yaml:"api"`
+		MQTT string `yaml:"mqtt"`
+	} `yaml:"listen"`
+	Issuer   string `yaml:"issuer"`
+	API      string `yaml:"api"`
+	Webhooks struct {
+		AllowPrivate bool   `yaml:"allow_private"`
+		CA           string `yaml:"ca"`
+	} `yaml:"webhooks"`
+	Log struct {
+		Level slog.Level `yaml:"level"`
+	} `yaml:"log"`
+}
+
+// LoadConfig reads and checks the configuration of a data folder. Errors:
+// Invalid, with the nearest known key where one was misspelt.
+func LoadConfig(dir string) (Config, error) {
+	path := filepath.Join(dir, ConfigName)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, keyholder.Errorf(keyholder.Invalid, "there is no %s in %s", ConfigName, dir).
+			WithHint("create the data folder with `keyholder init -data %s`", dir)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	return ParseConfig(text)
+}
+
+// ParseConfig reads and checks a configuration. Errors: Invalid.
+func ParseConfig(text []byte) (Config, error) {
+	var c Config
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, explainYAML(err)
+	}
+	if err := d.Decode(new(Config)); !errors.Is(err, io.EOF) {
+		return Config{}, keyholder.Errorf(keyholder.Invalid, "the configuration holds more than one YAML document")
+	}
+	return c, c.check()
+}
+
+func (c *Config) check() error {
+	if c.TLS == "" {
+		c.TLS = keyholder.TLSStrict
+	}
+	if _, err := keyholder.ParseTLSProfile(string(c.TLS)); err != nil {
+		return err
+	}
+	if len(c.Hosts) == 0 {
+		return keyholder.Errorf(keyholder.Invalid, "hosts is empty").
+			WithHint("list the DNS names and addresses under which this server is reached")
+	}
+	for key, addr := range map[string]string{"listen.auth": c.Listen.Auth, "listen.api": c.Listen.API, "listen.mqtt": c.Listen.MQTT} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return keyholder.Errorf(keyholder.Invalid, "%s is not an address of the form host:port", key)
+		}
+	}
+	for key, s := range map[string]string{"issuer": c.Issuer, "api": c.API} {
+		if s == "" {
+			continue
+		}
+		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "/") {
+			return keyholder.Errorf(keyholder.Invalid, "%s is not an https address without query, fragment and final slash", key)
+		}
+	}
+	return nil
+}
+
+var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found`)
+
+// explainYAML turns the library's message into one for the operator.
+func explainYAML(err error) error {
+	m := unknownField.FindStringSubmatch(err.Error())
+	if m == nil {
+		return &keyholder.Error{Code: keyholder.Invalid, Detail: "the configuration cannot be read: " + strings.TrimPrefix(err.Error(), "yaml: "), Err: err}
+	}
+	e := keyholder.Errorf(keyholder.Invalid, "line %s of the configuration: there is no key %q", m[1], m[2])
+	if near := nearest(m[2], keys(reflect.TypeFor[Config]())); near != "" {
+		return e.WithHint("did you mean %q?", near)
+	}
+	return e.WithHint("`keyholder init` writes a configuration with every key explained")
+}
+
+// keys lists the YAML keys of a struct and of the structs in it.
+func keys(t reflect.Type) []string {
+	var out []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		out = append(out, f.Tag.Get("yaml"))
+		if f.Type.Kind() == reflect.Struct {
+			out = append(out, keys(f.Type)...)
+		}
+	}
+	return out
+}
+
+// nearest returns the known key with the fewest edits from s, if few enough
+// to be a slip.
+func nearest(s string, known []string) string {
+	best, distance := "", 1+len(s)/2
+	for _, k := range known {
+		if d := edits(s, k); d < distance {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// edits is the Levenshtein distance.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

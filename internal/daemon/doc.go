@@ -1,0 +1,3 @@
+// Package daemon reads the configuration, wires the packages together and
+// starts and stops the listeners. It decides nothing.
+package daemon
