@@ -122,27 +122,36 @@ CREATE TABLE grants (
   ended        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX grants_by_subscription ON grants (subscription);
+CREATE INDEX grants_by_client ON grants (client);
 CREATE INDEX grants_by_ended ON grants (ended);
 
 -- Refresh tokens that were rotated away: seeing one again is theft or a lost answer.
 CREATE TABLE used_refresh_tokens (
-  hash  BLOB PRIMARY KEY,
-  grant TEXT NOT NULL REFERENCES grants (id),
-  used  INTEGER NOT NULL
+  hash     BLOB PRIMARY KEY,
+  grant_id TEXT NOT NULL REFERENCES grants (id),
+  used     INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX used_refresh_tokens_by_grant ON used_refresh_tokens (grant);
+CREATE INDEX used_refresh_tokens_by_grant ON used_refresh_tokens (grant_id, used);
 
+-- Sign-in and consent in progress at the authorization server. A finished
+-- session stays until it expires, so that its page cannot be posted again.
 CREATE TABLE sessions (
-  id      TEXT PRIMARY KEY, -- SHA-256 of the authorization session's ID, hexadecimal
-  body    BLOB NOT NULL,
+  id      BLOB PRIMARY KEY, -- SHA-256 of the authorization session's ID
+  client  TEXT NOT NULL,    -- ID of the app that asked
+  version INTEGER NOT NULL,
+  body    BLOB NOT NULL,    -- the library's record without the ID
   pending INTEGER NOT NULL,
   expires INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX sessions_by_expires ON sessions (expires);
+CREATE INDEX sessions_by_client ON sessions (client);
 
+-- Identifiers of client assertions and proofs that may not be used twice.
 CREATE TABLE jtis (
   hash    BLOB PRIMARY KEY,
   expires INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX jtis_by_expires ON jtis (expires);
 
 CREATE TABLE receipts (
   id     TEXT PRIMARY KEY,
