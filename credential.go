@@ -1,6 +1,9 @@
 package keyholder
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // GrantType is an OAuth2 grant an app may use (RFC 6749, FDS 2.6.5.1). The
 // implicit and password grants do not exist here: RFC 9700 forbids them.
@@ -30,6 +33,9 @@ const (
 // Thumbprint is the SHA-256 hash of a certificate's DER form, the x5t#S256 of
 // RFC 8705. The zero value means "no certificate".
 type Thumbprint [32]byte
+
+// ThumbprintOf returns the thumbprint of a certificate in DER form.
+func ThumbprintOf(der []byte) Thumbprint { return sha256.Sum256(der) }
 
 // CertificateUse is what a client certificate identifies.
 type CertificateUse string
