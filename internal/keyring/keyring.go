@@ -1,0 +1,140 @@
+// Package keyring holds the keys that sign access tokens and receipts: ES256
+// (RFC 7518 3.4), each named by its RFC 7638 thumbprint, in files of mode 0600
+// under the data folder.
+//
+// Several keys may be published at once while one of them signs, so that a
+// key can be known to everyone before it signs and remain known while what it
+// signed is still in use.
+package keyring
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// maxCompact bounds what [Verify] looks at, in bytes. A receipt of a cut that
+// ends thousands of subscriptions takes less.
+const maxCompact = 8 << 20
+
+// Ring is an open set of signing keys. It never changes after [Open] and is
+// safe for concurrent use.
+type Ring struct {
+	keys    []jose.JSONWebKey // private, the signing one first
+	signing jose.JSONWebKey
+}
+
+// JWKS returns the public keys, the signing one first, for publication (RFC
+// 7517).
+func (r *Ring) JWKS() jose.JSONWebKeySet {
+	var set jose.JSONWebKeySet
+	for _, k := range r.keys {
+		set.Keys = append(set.Keys, k.Public())
+	}
+	return set
+}
+
+// Private returns the keys with their private parts, the signing one first,
+// for the authorization server, which signs in this process. It must not be
+// written, logged or sent.
+func (r *Ring) Private() jose.JSONWebKeySet {
+	return jose.JSONWebKeySet{Keys: append([]jose.JSONWebKey(nil), r.keys...)}
+}
+
+// Signer returns the key that signs, and its name.
+func (r *Ring) Signer() (kid string, key crypto.Signer) {
+	return r.signing.KeyID, r.signing.Key.(*ecdsa.PrivateKey) // Open takes no other kind
+}
+
+// Sign returns payload as a compact JWS (RFC 7515) of the given typ. Every use
+// has a typ of its own, for example "at+jwt" (RFC 9068), so that nothing
+// signed for one is taken for another.
+func (r *Ring) Sign(payload []byte, typ string) (string, error) {
+	if typ == "" {
+		return "", fmt.Errorf("sign: no typ was given")
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: r.signing},
+		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	if err != nil {
+		return "", fmt.Errorf("make a signer: %w", err)
+	}
+	jws, err := signer.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	compact, err := jws.CompactSerialize()
+	if err != nil {
+		return "", fmt.Errorf("write a signature: %w", err)
+	}
+	return compact, nil
+}
+
+// Verify returns the payload of a compact JWS if it is of the given typ and
+// signed with ES256 by the key of the set that its kid names. Keys of any
+// other kind in the set, and keys, addresses and certificates in the header
+// of the JWS, are never used (RFC 8725 3.1, 3.11). Every error is an
+// [keyholder.Error] of code Denied.
+func Verify(keys jose.JSONWebKeySet, compact, typ string) ([]byte, error) {
+	if typ == "" || len(compact) > maxCompact {
+		return nil, denied("it is oversize or of no type", nil)
+	}
+	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return nil, denied("it is not a compact JWS signed with ES256", err)
+	}
+	header := jws.Signatures[0].Protected
+	if got, ok := header.ExtraHeaders[jose.HeaderType].(string); !ok || got != typ {
+		return nil, denied("it is of another type", nil)
+	}
+	if _, ok := header.ExtraHeaders["crit"]; ok {
+		return nil, denied("it has critical extensions", nil)
+	}
+	key, err := publicKey(keys, header.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := jws.Verify(key)
+	if err != nil {
+		return nil, denied("the signature does not match", err)
+	}
+	return payload, nil
+}
+
+// publicKey returns the one ES256 key of that name.
+func publicKey(keys jose.JSONWebKeySet, kid string) (*ecdsa.PublicKey, error) {
+	named := keys.Key(kid)
+	if kid == "" || len(named) != 1 {
+		return nil, denied("it is signed by an unknown key", nil)
+	}
+	key, ok := named[0].Public().Key.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() || !for256(named[0]) {
+		return nil, denied("it is signed by a key of another kind", nil)
+	}
+	return key, nil
+}
+
+// for256 says whether a key's own words allow it to check ES256 signatures.
+func for256(k jose.JSONWebKey) bool {
+	return (k.Algorithm == "" || k.Algorithm == string(jose.ES256)) && (k.Use == "" || k.Use == "sig")
+}
+
+func denied(reason string, cause error) error {
+	return &keyholder.Error{Code: keyholder.Denied, Detail: "the signature is refused: " + reason, Err: cause}
+}
+
+// webKey names a private key by its thumbprint (RFC 7638).
+func webKey(key *ecdsa.PrivateKey) (jose.JSONWebKey, error) {
+	k := jose.JSONWebKey{Key: key, Algorithm: string(jose.ES256), Use: "sig"}
+	sum, err := k.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return jose.JSONWebKey{}, fmt.Errorf("name a key: %w", err)
+	}
+	k.KeyID = base64.RawURLEncoding.EncodeToString(sum)
+	return k, nil
+}
