@@ -1,0 +1,222 @@
+package guard
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	keyholder "github.com/fds-keyholder/keyholder"
+)
+
+// shards is how many parts the cache has, each with its own mutex.
+const shards = 16
+
+// hash is the SHA-256 hash of a whole token; a token itself is never kept.
+type hash = [sha256.Size]byte
+
+// hashOf hashes a token; one of the usual length without allocation.
+func hashOf(raw string) hash {
+	var buf [1 << 10]byte
+	if len(raw) > len(buf) {
+		return sha256.Sum256([]byte(raw))
+	}
+	return sha256.Sum256(buf[:copy(buf[:], raw)])
+}
+
+// cache remembers verified tokens until they expire, the least recently used
+// ones being given up first.
+type cache struct {
+	parts [shards]part
+}
+
+// part is one part of the cache. The entries form a ring through root: the
+// one after root was used last.
+type part struct {
+	mu      sync.Mutex // guards all fields
+	limit   int
+	entries map[hash]*entry
+	root    entry
+}
+
+type entry struct {
+	hash       hash
+	token      keyholder.Token
+	prev, next *entry
+}
+
+// newCache returns a cache for about size tokens; with size below 1 it keeps
+// none.
+func newCache(size int) *cache {
+	c := &cache{}
+	limit := (max(size, 0) + shards - 1) / shards
+	for i := range c.parts {
+		p := &c.parts[i]
+		p.limit = limit
+		p.entries = make(map[hash]*entry)
+		p.root.prev, p.root.next = &p.root, &p.root
+	}
+	return c
+}
+
+// get returns a remembered token that has not expired at the time now.
+func (c *cache) get(h hash, now time.Time) (keyholder.Token, bool) {
+	p := &c.parts[h[0]%shards]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.entries[h]
+	if !ok {
+		return keyholder.Token{}, false
+	}
+	if !now.Before(e.token.Expires) {
+		p.remove(e)
+		return keyholder.Token{}, false
+	}
+	e.unlink()
+	p.pushFront(e)
+	return e.token, true
+}
+
+// put remembers a verified token.
+func (c *cache) put(h hash, t keyholder.Token) {
+	p := &c.parts[h[0]%shards]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limit == 0 {
+		return
+	}
+	if e, ok := p.entries[h]; ok {
+		p.remove(e)
+	}
+	for len(p.entries) >= p.limit {
+		p.remove(p.root.prev)
+	}
+	e := &entry{hash: h, token: t}
+	p.entries[h] = e
+	p.pushFront(e)
+}
+
+// drop forgets every token that match selects and returns how many.
+func (c *cache) drop(match func(keyholder.Token) bool) int {
+	n := 0
+	for i := range c.parts {
+		p := &c.parts[i]
+		p.mu.Lock()
+		for _, e := range p.entries {
+			if match(e.token) {
+				p.remove(e)
+				n++
+			}
+		}
+		p.mu.Unlock()
+	}
+	return n
+}
+
+func (p *part) remove(e *entry) {
+	e.unlink()
+	delete(p.entries, e.hash)
+}
+
+func (p *part) pushFront(e *entry) {
+	e.prev, e.next = &p.root, p.root.next
+	e.prev.next, e.next.prev = e, e
+}
+
+func (e *entry) unlink() {
+	e.prev.next, e.next.prev = e.next, e.prev
+}
+
+// endings remembers what cuts have ended for as long as a token issued before
+// the cut could still be valid. IDs are never used again, so that no entry
+// refuses a token of something new.
+type endings struct {
+	mu  sync.Mutex // held by writers
+	ids atomic.Pointer[map[string]time.Time]
+}
+
+// add remembers ids until the time until, and forgets what is past.
+func (e *endings) add(ids []string, until, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := make(map[string]time.Time, len(ids))
+	if old := e.ids.Load(); old != nil {
+		maps.Copy(next, *old)
+	}
+	maps.DeleteFunc(next, func(_ string, t time.Time) bool { return t.Before(now) })
+	for _, id := range ids {
+		if id != "" { // an ID a token does not name is empty there, too
+			next[id] = until
+		}
+	}
+	e.ids.Store(&next)
+}
+
+// has says whether something the token rests on was ended.
+func (e *endings) has(t keyholder.Token) bool {
+	ids := e.ids.Load()
+	if ids == nil {
+		return false
+	}
+	for _, id := range [...]string{string(t.Subscription), string(t.Grant), t.ClientID} {
+		if _, ok := (*ids)[id]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// End ends the tokens of everything a cut ended: it forgets those in the
+// cache, and refuses them from now on even where nothing else would. It
+// returns how many were in the cache.
+func (g *Guard) End(c keyholder.Cut) int {
+	var ids []string
+	for _, id := range c.Ended.Subscriptions {
+		ids = append(ids, string(id))
+	}
+	for _, id := range c.Ended.Grants {
+		ids = append(ids, string(id))
+	}
+	for _, id := range c.Ended.Apps {
+		ids = append(ids, string(id))
+	}
+	for _, id := range c.Ended.Providers {
+		ids = append(ids, string(id))
+	}
+	if len(ids) == 0 {
+		return 0
+	}
+	now := g.cfg.Now()
+	g.endings.add(ids, now.Add(g.cfg.MaxLifetime+g.cfg.Leeway), now)
+	return g.cache.drop(g.endings.has)
+}
+
+// maxThumbprints bounds how many certificates' thumbprints are remembered.
+const maxThumbprints = 4096
+
+// thumbprints remembers the thumbprint of the certificate of each connection.
+// The parsed certificate is the key: it is made once per connection and never
+// changed, and while it is in the map its address cannot be used again.
+type thumbprints struct {
+	mu    sync.RWMutex
+	known map[*x509.Certificate]keyholder.Thumbprint
+}
+
+func (t *thumbprints) of(c *x509.Certificate) keyholder.Thumbprint {
+	t.mu.RLock()
+	sum, ok := t.known[c]
+	t.mu.RUnlock()
+	if ok {
+		return sum
+	}
+	sum = sha256.Sum256(c.Raw)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil || len(t.known) >= maxThumbprints {
+		t.known = make(map[*x509.Certificate]keyholder.Thumbprint)
+	}
+	t.known[c] = sum
+	return sum
+}
