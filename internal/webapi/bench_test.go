@@ -297,3 +297,18 @@ func (b *bench) drain(sub keyholder.SubscriptionID, want int) []mailbox.Message 
 	}
 	return out
 }
+
+// eventually waits for a condition that another goroutine brings about.
+func eventually(t testing.TB, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(20 * time.Second)
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("it did not happen within 20 s")
+		}
+	}
+}
