@@ -1,0 +1,178 @@
+package authserver
+
+import (
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/luikyv/go-oidc/pkg/goidc"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// serveAuthorize begins a sign-in (RFC 6749 4.1.1). Until the redirect URI is
+// known to be the app's, errors are pages: to redirect would make this server
+// send people wherever a stranger likes (RFC 9700 4.11).
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
+	ex := &exchange{endpoint: endpointAuthorize}
+	problem := readAuthorization(ex, w, r)
+	if problem == nil {
+		problem = s.checkRedirect(ex.form)
+	}
+	if problem != nil {
+		s.denials.record(r.Context(), ex, keyholder.EventDenied, string(goidc.ErrorCodeInvalidRequest), problem.Title)
+		s.pages.message(w, http.StatusBadRequest, problem)
+		return
+	}
+	if code, description := unsupported(ex.form); code != "" {
+		s.denials.record(r.Context(), ex, keyholder.EventDenied, code, description)
+		s.redirectError(w, r, ex.form, code, description)
+		return
+	}
+	s.serveBrowser(ex, w, r)
+}
+
+// readAuthorization reads the parameters, which stand in the address of a GET
+// or in the body of a POST, each once.
+func readAuthorization(ex *exchange, w http.ResponseWriter, r *http.Request) *message {
+	malformed := &message{Title: "This link is not complete", Text: "The app that sent you here made a mistake in its request. Go back to the app and try again; if it happens again, tell its makers.",
+		Detail: "the parameters of the authorization request are malformed or repeated"}
+	if r.Method == http.MethodGet {
+		q, err := url.ParseQuery(r.URL.RawQuery)
+		ex.form = q
+		if err != nil || repeated(q) {
+			return malformed
+		}
+		return nil
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if r.URL.RawQuery != "" || err != nil || media != "application/x-www-form-urlencoded" || readForm(ex, w, r) != nil {
+		return malformed
+	}
+	return nil
+}
+
+// checkRedirect says what is wrong with the app or with the address to return
+// to, which must be, byte for byte, one the app has registered. The library
+// compares a parsed form, which forgives an empty fragment and other spellings.
+func (s *Server) checkRedirect(form url.Values) *message {
+	app := s.ledger.App(keyholder.AppID(form.Get("client_id")))
+	if app.ID == "" || !app.Cut.IsZero() {
+		return &message{Title: "This app is not known here",
+			Text:   "The app that sent you here is not registered, or not any more. Nothing was shared.",
+			Detail: "client_id names no app in force"}
+	}
+	if !slices.Contains(app.RedirectURIs, form.Get("redirect_uri")) {
+		return &message{Title: "This link does not lead back to the app",
+			Text:   "The address to return to is not one that the app has registered, so you are not sent there. Nothing was shared.",
+			Detail: "redirect_uri is not registered for the app; it must be the same, byte for byte"}
+	}
+	return nil
+}
+
+// unsupported names what a well-addressed request asks for and is not done
+// here, and the error code for it.
+func unsupported(form url.Values) (code, description string) {
+	switch {
+	case form.Has("request"):
+		return "request_not_supported", "request objects are not supported"
+	case form.Has("request_uri"):
+		return string(goidc.ErrorCodeRequestURINotSupported), "request objects are not supported"
+	case form.Has("response_type") && form.Get("response_type") != string(goidc.ResponseTypeCode):
+		return "unsupported_response_type", "response_type must be code"
+	case form.Has("response_mode") && form.Get("response_mode") != string(goidc.ResponseModeQuery):
+		return string(goidc.ErrorCodeInvalidRequest), "response_mode must be query"
+	case form.Get("code_challenge") == "":
+		return string(goidc.ErrorCodeInvalidRequest), "code_challenge is required (PKCE, RFC 7636)"
+	case form.Get("code_challenge_method") != string(goidc.CodeChallengeMethodSHA256):
+		// Without the parameter the method would be "plain" (RFC 7636 4.3).
+		return string(goidc.ErrorCodeInvalidRequest), "code_challenge_method must be S256"
+	case hasScope(form.Get("prompt"), "none"):
+		return string(goidc.ErrorCodeLoginRequired), "the owner's user must sign in"
+	case form.Get("scope") != "" && !hasScope(form.Get("scope"), keyholder.ScopeRead):
+		return string(goidc.ErrorCodeInvalidScope), "the scope must hold " + keyholder.ScopeRead
+	}
+	return "", ""
+}
+
+// redirectError tells an app by redirect what is wrong with its request. The
+// redirect URI has been found among the app's own.
+func (s *Server) redirectError(w http.ResponseWriter, r *http.Request, form url.Values, code, description string) {
+	u, err := url.Parse(form.Get("redirect_uri"))
+	if err != nil {
+		s.pages.message(w, http.StatusBadRequest, &message{Title: "This link does not lead back to the app", Text: "Nothing was shared."})
+		return
+	}
+	q := u.Query()
+	q.Set("error", code)
+	q.Set("error_description", description)
+	q.Set("iss", s.issuer)
+	if state := form.Get("state"); state != "" {
+		q.Set("state", state)
+	}
+	u.RawQuery = q.Encode()
+	http.Redirect(w, r, u.String(), http.StatusSeeOther)
+}
+
+// serveInteraction serves the pages of a sign-in in progress.
+func (s *Server) serveInteraction(w http.ResponseWriter, r *http.Request) {
+	ex := &exchange{endpoint: endpointInteraction}
+	if r.Method == http.MethodPost {
+		// The forms are ours: one sent from another site is forged.
+		if err := http.NewCrossOriginProtection().Check(r); err != nil {
+			s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "This form came from another site",
+				Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "cross-origin form"})
+			return
+		}
+		if readForm(ex, w, r) != nil {
+			s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "This form could not be read",
+				Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "malformed, repeated or oversize form"})
+			return
+		}
+	}
+	s.serveBrowser(ex, w, r)
+}
+
+// serveBrowser lets the library run a step of a sign-in and sends what came
+// of it, or a page that says that the server could not answer.
+func (s *Server) serveBrowser(ex *exchange, w http.ResponseWriter, r *http.Request) {
+	a := newAnswer()
+	s.library.ServeHTTP(a, r.WithContext(withExchange(r.Context(), ex)))
+	if ex.fault != nil {
+		ref := newReference()
+		s.log.ErrorContext(r.Context(), "a sign-in failed", "reference", ref, "error", ex.fault)
+		w.Header().Set("Retry-After", "1")
+		s.pages.message(w, http.StatusServiceUnavailable, &message{Title: "Please try again in a moment",
+			Text: "The server could not answer. Nothing was shared.", Detail: "reference " + ref})
+		return
+	}
+	a.send(w)
+}
+
+// refusePage shows and audits a refusal.
+func (s *Server) refusePage(w http.ResponseWriter, r *http.Request, ex *exchange, status int, m *message) {
+	s.denials.record(r.Context(), ex, keyholder.EventDenied, http.StatusText(status), m.Detail)
+	s.pages.message(w, status, m)
+}
+
+// renderError is the library's way to show an error that must not be sent to
+// the app.
+func (s *Server) renderError(w http.ResponseWriter, r *http.Request, err error) error {
+	if a, ok := w.(*answer); ok {
+		a.reset()
+	}
+	ex := exchangeOf(r.Context())
+	if ex.fault != nil {
+		return nil // serveBrowser shows it
+	}
+	if ex.endpoint == endpointInteraction {
+		s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "This sign-in is over",
+			Text:   "It was finished already, or it took too long. If you wanted to share something, go back to the app and begin again.",
+			Detail: "the session is finished, expired or unknown"})
+		return nil
+	}
+	s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "The app's request was refused",
+		Text: "Nothing was shared. Go back to the app; if it happens again, tell its makers.", Detail: publicCause(err)})
+	return nil
+}

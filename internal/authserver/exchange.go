@@ -1,0 +1,70 @@
+package authserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"net/url"
+
+	"github.com/luikyv/go-oidc/pkg/goidc"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
+)
+
+// endpoint names an endpoint by the last segment of its address.
+type endpoint string
+
+const (
+	endpointAuthorize   endpoint = "authorize"
+	endpointInteraction endpoint = "interaction"
+	endpointToken       endpoint = "token"
+	endpointIntrospect  endpoint = "introspect"
+	endpointRevoke      endpoint = "revoke"
+)
+
+// exchange is what is known of one request. It travels in the request's
+// context, because the library's hooks get nothing else, and is used by the
+// request's goroutine only.
+type exchange struct {
+	endpoint endpoint
+	form     url.Values
+	method   goidc.AuthnMethod // how the request carries a secret; empty: not at all
+	peer     *x509.Certificate // presented in the handshake; proves nothing by itself
+
+	client        string // authenticated, else empty
+	role          keyholder.Role
+	byCertificate bool // the client was authenticated by peer
+
+	grant    ledger.Grant   // the row a change starts from
+	session  ledger.Session // the row a change starts from
+	consumed bool           // the code had been redeemed when the grant was read
+
+	fault   error    // a part did not answer: the outcome is 503, whatever the library makes of it
+	refusal *refusal // overrides what the library answers
+	cause   error    // what the library reports as the reason of its answer
+}
+
+// refusal is an OAuth error answer (RFC 6749 5.2).
+type refusal struct {
+	status      int
+	code        string
+	description string
+}
+
+type exchangeKey struct{}
+
+func withExchange(ctx context.Context, ex *exchange) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, ex)
+}
+
+// exchangeOf returns the exchange of a request's context; for a request that
+// has none (metadata, keys), one that nobody looks at.
+func exchangeOf(ctx context.Context) *exchange {
+	if ex, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return ex
+	}
+	return &exchange{}
+}
+
+func digestOf(b []byte) ledger.Digest { return ledger.Digest(sha256.Sum256(b)) }

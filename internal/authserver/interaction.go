@@ -1,0 +1,250 @@
+package authserver
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/luikyv/go-oidc/pkg/goidc"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// Steps of a sign-in.
+const (
+	stepSignIn  = "signin"
+	stepConsent = "consent"
+)
+
+// cookieName is the cookie that ties a sign-in to the browser it began in.
+// The prefix makes browsers insist on Secure, this host and no other path
+// (RFC 6265bis 4.1.3.2).
+const cookieName = "__Host-keyholder"
+
+// cookieForm is what a cookie of ours looks like.
+var cookieForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+
+// interact is the library's authentication policy: it is called when a
+// sign-in begins and for every request to its page. It answers the browser
+// and says how the sign-in stands.
+func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.AuthnSession, c *goidc.Client) (goidc.Status, error) {
+	ex := exchangeOf(r.Context())
+	if ex.endpoint == endpointAuthorize {
+		return s.begin(w, r, as), nil
+	}
+	step := &interaction{Server: s, w: w, r: r, ex: ex, as: as, app: s.ledger.App(keyholder.AppID(c.ID))}
+	if !step.sameBrowser() {
+		s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "This sign-in belongs to another browser",
+			Text: "Go back to the app and begin again in this one.", Detail: "the sign-in was begun in another browser, or its cookie is gone"})
+		return goidc.StatusPending, nil
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		step.show(http.StatusOK, "")
+		return goidc.StatusPending, nil
+	}
+	return step.post(), nil
+}
+
+// begin binds the new sign-in to the browser and sends it to its first page.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request, as *goidc.AuthnSession) goidc.Status {
+	cookie, err := r.Cookie(cookieName)
+	if err != nil || !cookieForm.MatchString(cookie.Value) {
+		cookie = &http.Cookie{Name: cookieName, Value: random("")(r.Context())}
+	}
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie.Value, Path: "/", Secure: true, HttpOnly: true,
+		SameSite: http.SameSiteLaxMode, MaxAge: int(sessionLifetime.Seconds())})
+	as.Store = map[string]any{keyStep: stepSignIn, keyBrowser: hashText(cookie.Value)}
+	http.Redirect(w, r, sessionPath(as.ID), http.StatusSeeOther)
+	return goidc.StatusPending
+}
+
+func sessionPath(id string) string { return "/authorize/" + url.PathEscape(id) }
+
+func hashText(s string) string {
+	d := digest(s)
+	return hex.EncodeToString(d[:])
+}
+
+// interaction is one request to the page of a sign-in in progress.
+type interaction struct {
+	*Server
+	w      http.ResponseWriter
+	r      *http.Request
+	ex     *exchange
+	as     *goidc.AuthnSession
+	app    keyholder.App
+	cookie string // of the browser, which has been checked
+}
+
+func (i *interaction) text(key string) string {
+	v, _ := i.as.Store[key].(string)
+	return v
+}
+
+func (i *interaction) sameBrowser() bool {
+	c, err := i.r.Cookie(cookieName)
+	if err != nil || subtle.ConstantTimeCompare([]byte(hashText(c.Value)), []byte(i.text(keyBrowser))) != 1 {
+		return false
+	}
+	i.cookie = c.Value
+	return true
+}
+
+// token is the secret of the form of the present step: only a page of ours,
+// shown to this browser, holds it.
+func (i *interaction) token() string {
+	mac := hmac.New(sha256.New, []byte(i.cookie))
+	mac.Write([]byte("form\x00" + i.as.ID + "\x00" + i.text(keyStep)))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// post acts on a form.
+func (i *interaction) post() goidc.Status {
+	form := i.ex.form
+	if subtle.ConstantTimeCompare([]byte(form.Get("csrf")), []byte(i.token())) != 1 {
+		i.refusePage(i.w, i.r, i.ex, http.StatusForbidden, &message{Title: "This form is not up to date",
+			Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "the form's secret is missing or of another step"})
+		return goidc.StatusPending
+	}
+	switch action := form.Get("action"); {
+	case action == "refuse":
+		return i.refuse()
+	case action == "signin" && i.text(keyStep) == stepSignIn:
+		return i.signIn(form.Get("login"), form.Get("password"))
+	case action == "share" && i.text(keyStep) == stepConsent:
+		return i.share(keyholder.AgreementID(form.Get("agreement")))
+	}
+	i.refusePage(i.w, i.r, i.ex, http.StatusBadRequest, &message{Title: "This form could not be read",
+		Text: "Nothing was done with it.", Detail: "unknown action"})
+	return goidc.StatusPending
+}
+
+// refuse ends the sign-in with access_denied.
+func (i *interaction) refuse() goidc.Status {
+	actor := "user"
+	if u := i.text(keyUser); u != "" {
+		actor = u
+	}
+	err := i.ledger.Record(i.r.Context(), keyholder.EventConsentRefused, actor, string(i.app.ID), nil)
+	if err != nil {
+		i.ex.fault = err
+		return goidc.StatusPending
+	}
+	return goidc.StatusFailure
+}
+
+func (i *interaction) signIn(login, password string) goidc.Status {
+	u, err := i.ledger.CheckPassword(i.r.Context(), login, password)
+	switch keyholder.CodeOf(err) {
+	case keyholder.Denied:
+		i.show(http.StatusForbidden, "The login or the password is wrong.")
+		return goidc.StatusPending
+	case keyholder.Unavailable:
+		text := "Too many failed attempts. Wait a while before you try again."
+		i.w.Header().Set("Retry-After", "60")
+		i.show(http.StatusTooManyRequests, text)
+		return goidc.StatusPending
+	}
+	if err != nil {
+		i.ex.fault = err
+		return goidc.StatusPending
+	}
+	i.as.Store[keyUser] = string(u.ID)
+	i.as.Store[keySignedIn] = i.now().Unix()
+	i.as.Store[keyStep] = stepConsent
+	http.Redirect(i.w, i.r, sessionPath(i.as.ID), http.StatusSeeOther)
+	return goidc.StatusPending
+}
+
+// agreements returns those the signed-in user may share with the app now.
+func (i *interaction) agreements(u keyholder.User) []keyholder.Agreement {
+	now := i.now()
+	return slices.DeleteFunc(i.ledger.AgreementsOf(u.Owner), func(a keyholder.Agreement) bool {
+		return !keyholder.PermitConsent(u, a, i.ledger.Provider(a.Provider), i.app, now).Allowed
+	})
+}
+
+// share records the consent and finishes the sign-in with a grant for the one
+// subscription it created.
+func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
+	if id == "" {
+		i.show(http.StatusBadRequest, "Choose which agreement to share.")
+		return goidc.StatusPending
+	}
+	user := keyholder.UserID(i.text(keyUser))
+	// The ledger asks PermitConsent again, in the transaction.
+	sub, err := i.ledger.GiveConsent(i.r.Context(), string(user), keyholder.Consent{Agreement: id, App: i.app.ID, GivenBy: user}, "")
+	switch keyholder.CodeOf(err) {
+	case keyholder.Denied, keyholder.Invalid, keyholder.NotFound, keyholder.Conflict:
+		i.denials.record(i.r.Context(), i.ex, keyholder.EventDenied, string(goidc.ErrorCodeAccessDenied), err.Error())
+		i.show(http.StatusForbidden, "That agreement cannot be shared (any more).")
+		return goidc.StatusPending
+	}
+	if err != nil {
+		i.ex.fault = err
+		return goidc.StatusPending
+	}
+	i.as.Subject = string(user)
+	i.as.GrantedScopes = grantedScope(i.as.Scopes)
+	i.as.Store[keySubscription] = string(sub.ID)
+	return goidc.StatusSuccess
+}
+
+// grantedScope is what of the requested scope is given: reading, and an ID
+// token if it was asked for.
+func grantedScope(requested string) string {
+	if hasScope(requested, goidc.ScopeOpenID.ID) {
+		return goidc.ScopeOpenID.ID + " " + keyholder.ScopeRead
+	}
+	return keyholder.ScopeRead
+}
+
+// show answers with the page of the present step.
+func (i *interaction) show(status int, alert string) {
+	p := page{
+		App:      i.app.Name,
+		Action:   sessionPath(i.as.ID),
+		Token:    i.token(),
+		Alert:    alert,
+		Redirect: redirectSource(i.as.RedirectURI),
+	}
+	if i.text(keyStep) == stepSignIn {
+		p.Login = i.ex.form.Get("login")
+		i.pages.signIn(i.w, status, &p)
+		return
+	}
+	user := i.ledger.User(keyholder.UserID(i.text(keyUser)))
+	p.User, p.Owner = user.Login, i.ledger.Owner(user.Owner).Name
+	for _, a := range i.agreements(user) {
+		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose, Until: untilText(a.End)})
+	}
+	i.pages.consent(i.w, status, &p)
+}
+
+// redirectSource is the CSP source of a redirect URI: browsers apply
+// form-action also to the redirect that answers a form. What does not look
+// like a plain origin is left out, so that an address cannot add a directive.
+func redirectSource(redirectURI string) string {
+	u, err := url.Parse(redirectURI)
+	if err != nil {
+		return ""
+	}
+	source := u.Scheme + ":"
+	if u.Scheme == "https" || u.Scheme == "http" {
+		source = u.Scheme + "://" + u.Host
+	}
+	if !sourceForm.MatchString(source) || strings.Contains(source, "*") {
+		return ""
+	}
+	return source
+}
+
+// sourceForm is a scheme, or a scheme with host and port.
+var sourceForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:(//([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?)?$`)
