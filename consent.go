@@ -1,6 +1,9 @@
 package keyholder
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Consent is an owner's yes to one app under one agreement.
 type Consent struct {
@@ -30,4 +33,12 @@ func (c Consent) Covers(k Kind) bool {
 		}
 	}
 	return false
+}
+
+// CoversLevel says whether items at a topic level are within the consent's
+// scope. The first level names the kind; one that names none is within a
+// consent to everything only.
+func (c Consent) CoversLevel(level string) bool {
+	first, _, _ := strings.Cut(level, "/")
+	return c.Covers(Kind(first))
 }

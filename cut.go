@@ -5,6 +5,8 @@ import "time"
 // TargetKind is what a cut names.
 type TargetKind string
 
+// The kinds of things that can be cut. All but a certificate are named by
+// their UUID.
 const (
 	CutSubscription TargetKind = "subscription"
 	CutConsent      TargetKind = "consent"

@@ -6,6 +6,8 @@ import "time"
 // by the feed.
 type EventKind string
 
+// The kinds of events. Their names are part of the audit trail and never
+// change.
 const (
 	EventPartyAdded          EventKind = "party.added"
 	EventUserAdded           EventKind = "user.added"

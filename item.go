@@ -4,6 +4,7 @@ package keyholder
 // and, by convention, the topic level after the subscription ID.
 type Kind string
 
+// The kinds of items of FDS version 2.
 const (
 	Specifications      Kind = "specifications"
 	Statuses            Kind = "statuses"

@@ -59,12 +59,12 @@ func PermitCertificate(c Certificate, s Standing, p Provider, a App, now time.Ti
 		}
 		return allow(M2)
 	case ForProvider:
-		if string(p.ID) != c.Subject || !p.Cut.IsZero() {
+		if p.ID == "" || string(p.ID) != c.Subject || !p.Cut.IsZero() {
 			return deny(M2, "the certificate names no provider in force")
 		}
 		return allow(M2)
 	case ForApp:
-		if string(a.ID) != c.Subject || !a.Cut.IsZero() {
+		if a.ID == "" || string(a.ID) != c.Subject || !a.Cut.IsZero() {
 			return deny(W4, "the certificate names no app in force")
 		}
 		return allow(W4)
@@ -110,7 +110,7 @@ func PermitPublish(c Certificate, t Topic, target Standing, now time.Time) Verdi
 	if v := target.Holds(now); !v.Allowed {
 		return v
 	}
-	if k, err := ParseKind(t.Level); err == nil && !target.Consent.Covers(k) {
+	if !target.Consent.CoversLevel(t.Level) {
 		return deny(W5, "the consent does not cover this kind of item")
 	}
 	return allow(M7)
@@ -137,7 +137,7 @@ func PermitDeliver(s Standing, level string, now time.Time) Verdict {
 	if v := s.Holds(now); !v.Allowed {
 		return v
 	}
-	if k, err := ParseKind(level); err == nil && !s.Consent.Covers(k) {
+	if !s.Consent.CoversLevel(level) {
 		return deny(W5, "the consent does not cover this kind of item")
 	}
 	return allow(W6)
@@ -229,11 +229,11 @@ func PermitConsent(u User, a Agreement, p Provider, app App, now time.Time) Verd
 	switch {
 	case u.ID == "" || !u.Disabled.IsZero():
 		return deny(W5, "no user in force")
-	case a.ID == "" || a.Owner != u.Owner:
+	case a.ID == "" || u.Owner == "" || a.Owner != u.Owner:
 		return deny(W5, "the agreement is not of the user's owner")
 	case !a.InForce(now):
 		return deny(W5, "the agreement is not in force")
-	case a.Provider != p.ID || !p.Cut.IsZero():
+	case p.ID == "" || a.Provider != p.ID || !p.Cut.IsZero():
 		return deny(W5, "the provider is not in force")
 	case app.ID == "" || !app.Cut.IsZero():
 		return deny(W4, "the app is not in force")

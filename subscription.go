@@ -37,6 +37,8 @@ func (s Standing) Holds(now time.Time) Verdict {
 	switch {
 	case sub.ID == "":
 		return deny(W6, "no such subscription")
+	case sub.Consent == "", sub.Agreement == "", sub.Provider == "", sub.Owner == "", sub.App == "":
+		return deny(W6, "the chain of the subscription is not complete")
 	case sub.Consent != s.Consent.ID, sub.Agreement != s.Agreement.ID, s.Consent.Agreement != s.Agreement.ID,
 		sub.Provider != s.Provider.ID, s.Agreement.Provider != s.Provider.ID,
 		sub.App != s.App.ID, s.Consent.App != s.App.ID, sub.Owner != s.Agreement.Owner:
