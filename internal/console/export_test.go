@@ -1,0 +1,4 @@
+package console
+
+// Decode is opened for its fuzz target.
+var Decode = decode
