@@ -1,0 +1,206 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
+)
+
+// denials logs refusals and records those of known clients in the audit
+// trail. Both are bounded for each client, so that nobody can fill the disk or
+// drown the others; what is left out is counted in the next one.
+type denials struct {
+	b     *Broker
+	queue chan denial
+	done  chan struct{}
+
+	mu      sync.Mutex // guards the fields below
+	buckets map[string]*bucket
+	stopped bool
+}
+
+// denial is one audit row.
+type denial struct {
+	actor, subject string
+	detail         map[string]string
+}
+
+// bucket counts what one client was refused.
+type bucket struct {
+	since time.Time // begin of the minute that is counted
+	taken int
+	left  int // refusals left out since the last one that was recorded
+}
+
+// maxBuckets bounds the memory for counting; there is one for each client
+// that was refused in the last minute.
+const maxBuckets = 10_000
+
+func newDenials(b *Broker) *denials {
+	d := &denials{b: b, queue: make(chan denial, 256), done: make(chan struct{}), buckets: map[string]*bucket{}}
+	go d.record()
+	return d
+}
+
+// record writes audit rows beside the connections, which must not wait.
+func (d *denials) record() {
+	defer close(d.done)
+	for r := range d.queue {
+		if err := d.b.cfg.Ledger.Record(context.Background(), keyholder.EventDenied, r.actor, r.subject, r.detail); err != nil {
+			d.b.cfg.Log.Error("a refusal could not be recorded", "error", err)
+		}
+	}
+}
+
+func (d *denials) stop() {
+	d.mu.Lock()
+	stopped := d.stopped
+	d.stopped = true
+	d.mu.Unlock()
+	if !stopped {
+		close(d.queue)
+	}
+	<-d.done
+}
+
+// admit says whether a refusal of a client is within its bound, and how many
+// were left out before it.
+func (d *denials) admit(client string) (left int, ok bool) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := d.buckets[client]
+	if k == nil {
+		if len(d.buckets) >= maxBuckets {
+			for id, o := range d.buckets {
+				if now.Sub(o.since) > time.Minute {
+					delete(d.buckets, id)
+				}
+			}
+		}
+		k = &bucket{since: now}
+		d.buckets[client] = k
+	}
+	if now.Sub(k.since) > time.Minute {
+		k.since, k.taken = now, 0
+	}
+	if k.taken >= d.b.cfg.DenialsPerMinute {
+		k.left++
+		return 0, false
+	}
+	k.taken++
+	left, k.left = k.left, 0
+	return left, true
+}
+
+// deny logs a refusal and puts it on the audit trail. subject is the ID it
+// concerns.
+func (d *denials) deny(c *connection, what, subject string, v keyholder.Verdict, more ...any) {
+	left, ok := d.admit(c.subject)
+	if !ok {
+		return
+	}
+	d.b.cfg.Log.Warn("mqtt refused", c.attrs(append(more, "what", what, "requirement", string(v.Requirement), "reason", v.Reason, "left_out", left)...)...)
+	detail := map[string]string{"door": "mqtt", "what": what, "requirement": string(v.Requirement), "reason": v.Reason, "certificate": c.serial}
+	if left > 0 {
+		detail["left_out"] = strconv.Itoa(left)
+	}
+	d.push(denial{actor: c.subject, subject: subject, detail: detail})
+}
+
+// push queues an audit row, or counts it as left out if the disk is too slow.
+func (d *denials) push(r denial) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopped {
+		return
+	}
+	select {
+	case d.queue <- r:
+	default:
+		if k := d.buckets[r.actor]; k != nil {
+			k.left++
+		}
+	}
+}
+
+// connect reports a refused CONNECT. The client ID comes from a stranger and
+// is shown only if it is an ID.
+func (d *denials) connect(c *connection, clientID string, v keyholder.Verdict) {
+	c.refused = true
+	asked := "not an ID"
+	if id, err := keyholder.ParseID[string](clientID); err == nil {
+		asked = id
+	}
+	d.deny(c, "connect", c.subject, v, "asked_as", asked)
+}
+
+// filter reports a refused filter of a SUBSCRIBE.
+func (d *denials) filter(c *connection, v keyholder.Verdict) { d.deny(c, "subscribe", c.subject, v) }
+
+// packet reports a packet that ends the connection.
+func (d *denials) packet(c *connection, why string) {
+	d.deny(c, "packet", c.subject, keyholder.Verdict{Requirement: keyholder.M7, Reason: why})
+}
+
+// publish reports a publish that was not stored: refused, or not possible.
+func (d *denials) publish(c *connection, t keyholder.Topic, err error) {
+	subject := string(t.Subscription)
+	if subject == "" {
+		subject = c.subject
+	}
+	var r *refusal
+	switch {
+	case errors.As(err, &r):
+		d.deny(c, "publish", subject, r.verdict)
+	case keyholder.CodeOf(err) == keyholder.Denied, keyholder.CodeOf(err) == keyholder.Invalid:
+		d.deny(c, "publish", subject, keyholder.Verdict{Requirement: keyholder.M7, Reason: err.Error()})
+	default:
+		if left, ok := d.admit(c.subject); ok {
+			d.b.cfg.Log.Error("a publish could not be stored", c.attrs("subscription", subject, "error", err, "cause", errors.Unwrap(err), "left_out", left)...)
+		}
+	}
+}
+
+// handshake reports a TLS handshake that failed. Only a certificate that the
+// ledger knows is worth an audit row.
+func (d *denials) handshake(raw net.Conn, err error) {
+	var r *refusal
+	if !errors.As(err, &r) || r.subject == "" {
+		d.stranger(raw, err.Error())
+		return
+	}
+	left, ok := d.admit(r.subject)
+	if !ok {
+		return
+	}
+	d.b.cfg.Log.Warn("mqtt refused", "client", r.subject, "certificate", r.serial, "remote", raw.RemoteAddr().String(), "what", "handshake",
+		"requirement", string(r.verdict.Requirement), "reason", r.verdict.Reason, "left_out", left)
+	d.push(denial{actor: r.subject, subject: r.subject, detail: map[string]string{"door": "mqtt", "what": "handshake",
+		"requirement": string(r.verdict.Requirement), "reason": r.verdict.Reason, "certificate": r.serial}})
+}
+
+// stranger reports a connection of somebody unknown, in the log only. All
+// strangers together have the bound of one client.
+func (d *denials) stranger(raw net.Conn, why string) {
+	if left, ok := d.admit(ledger.System); ok {
+		d.b.cfg.Log.Info("mqtt refused", "remote", raw.RemoteAddr().String(), "what", "handshake", "reason", why, "left_out", left)
+	}
+}
+
+// unconnected reports the end of a connection that never was a session and
+// has not been reported as refused.
+func (d *denials) unconnected(c *connection, why string) {
+	if c.refused {
+		return
+	}
+	if left, ok := d.admit(c.subject); ok {
+		d.b.cfg.Log.Info("mqtt refused", c.attrs("what", "connect", "reason", why, "left_out", left)...)
+	}
+}
