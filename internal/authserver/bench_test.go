@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"html"
 	"io"
 	"log/slog"
@@ -209,6 +208,27 @@ func read(t *testing.T, resp *http.Response, err error) reply {
 	r := reply{status: resp.StatusCode, header: resp.Header, body: string(body)}
 	_ = json.Unmarshal(body, &r.json)
 	return r
+}
+
+// given is what an HTTP client gave.
+type given struct {
+	resp *http.Response
+	err  error
+}
+
+// atOnce calls do n times at once.
+func atOnce(n int, do func() (*http.Response, error)) <-chan given {
+	answers := make(chan given, n)
+	start := make(chan struct{})
+	for range n {
+		go func() {
+			<-start
+			resp, err := do()
+			answers <- given{resp, err}
+		}()
+	}
+	close(start)
+	return answers
 }
 
 // post sends a form to an endpoint; pairs are names and values.
@@ -446,8 +466,4 @@ func refused(t *testing.T, r reply, status int, code string) {
 	if strings.Contains(r.body, "access_token") {
 		t.Errorf("a refusal holds a token: %s", r.body)
 	}
-}
-
-func encodePEM(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -228,19 +228,11 @@ func TestParallelUse(t *testing.T) {
 	use := func(t *testing.T, form func() map[string][]string) {
 		t.Helper()
 		c := b.client()
-		replies := make(chan reply, n)
-		start := make(chan struct{})
-		for range n {
-			go func() {
-				<-start
-				resp, err := c.PostForm(b.issuer+"/token", form())
-				replies <- read(t, resp, err)
-			}()
-		}
-		close(start)
+		answers := atOnce(n, func() (*http.Response, error) { return c.PostForm(b.issuer+"/token", form()) })
 		var won []reply
 		for range n {
-			switch r := <-replies; r.status {
+			a := <-answers
+			switch r := read(t, a.resp, a.err); r.status {
 			case http.StatusOK:
 				won = append(won, r)
 			default:

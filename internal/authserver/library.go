@@ -126,6 +126,10 @@ func (s *Server) prepareGrant(ctx context.Context, by goidc.GrantType, g *goidc.
 // prepareMachineGrant reads the parameter subscription_id and settles the
 // scope: it decides which right is asked for, PermitIssue whether it is given.
 func (s *Server) prepareMachineGrant(ex *exchange, g *goidc.Grant) error {
+	if hasScope(ex.form.Get("scope"), goidc.ScopeOpenID.ID) {
+		// The library drops the scope in silence; what is left could be wider.
+		return goidc.NewError(goidc.ErrorCodeInvalidScope, "the scope openid is for people who sign in")
+	}
 	var sub keyholder.SubscriptionID
 	if raw := ex.form.Get(paramSubscription); raw != "" {
 		var err error
