@@ -235,7 +235,7 @@ func TestPermitToken(t *testing.T) {
 		axes:    []axis{tokenAxis(), {"client", []string{"app", "provider", "none"}}},
 		allowed: []string{usable + " client=app|provider"},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := token(c.at("token"), c.at("client"), "subscription", "read")
+			tok, presented := bearer(c.at("token"), c.at("client"), "subscription", "read")
 			return keyholder.PermitToken(tok, presented, now)
 		},
 	}
@@ -264,7 +264,7 @@ func TestPermitRead(t *testing.T) {
 			standingAxis(), scopeAxis(), kinds,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := token(c.at("token"), c.at("client"), c.at("claim"), c.at("granted"))
+			tok, presented := bearer(c.at("token"), c.at("client"), c.at("claim"), c.at("granted"))
 			return keyholder.PermitRead(tok, presented, withScope(theStanding(c.at("standing")), c.at("scope")), keyholder.Kind(c.at("kind")), now)
 		},
 	}
@@ -302,7 +302,7 @@ func TestPermitIngest(t *testing.T) {
 			"client=other-provider granted=ingest provider=other agreement=other-provider " + usable,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := token(c.at("token"), c.at("client"), "empty", c.at("granted"))
+			tok, presented := bearer(c.at("token"), c.at("client"), "empty", c.at("granted"))
 			return keyholder.PermitIngest(tok, presented, provider(c.at("provider")), agreement(c.at("agreement")), now)
 		},
 	}
@@ -328,7 +328,7 @@ func TestPermitPush(t *testing.T) {
 			"claim=other-subscription expected=other-subscription granted=push " + usable,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := token(c.at("token"), "provider", c.at("claim"), c.at("granted"))
+			tok, presented := bearer(c.at("token"), "provider", c.at("claim"), c.at("granted"))
 			return keyholder.PermitPush(tok, presented, keyholder.SubscriptionID(name(c.at("expected"))), now)
 		},
 	}

@@ -352,8 +352,8 @@ func granted(state string) []string {
 	return nil
 }
 
-// token returns a token and the certificate that was presented with it.
-func token(state, client, subscription, grantedState string) (keyholder.Token, keyholder.Thumbprint) {
+// bearer returns a token and the certificate that was presented with it.
+func bearer(state, client, subscription, grantedState string) (keyholder.Token, keyholder.Thumbprint) {
 	t := keyholder.Token{
 		Issuer: "https://as.example.org", Subject: "x", ClientID: name(client), Subscription: keyholder.SubscriptionID(name(subscription)),
 		Grant: "g", ID: "i", Scope: granted(grantedState), IssuedAt: long, Expires: far,
