@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 )
 
 // shards is how many parts the cache has, each with its own mutex.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
 )
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/go-jose/go-jose/v4"
 	// The JSON package of go-jose is stricter than encoding/json: names are
 	// compared exactly, and a repeated name is an error.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/go-jose/go-jose/v4/json"
 )
 

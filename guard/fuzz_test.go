@@ -7,7 +7,7 @@ import (
 	"errors"
 	"testing"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
 )
 

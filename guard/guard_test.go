@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
 	"github.com/google/go-cmp/cmp"
 )

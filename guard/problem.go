@@ -5,7 +5,7 @@ import (
 	"errors"
 	"net/http"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 )
 
 // problem is the body of an RFC 9457 problem document. Its type is the

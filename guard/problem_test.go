@@ -6,7 +6,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
 )
 

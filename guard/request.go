@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strings"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 )
 
 // ErrNoToken is in the chain of the error of a request that presents no

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	keyholder "github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
 )
 
