@@ -85,6 +85,10 @@ type PlaneReport struct {
 	Failed string        `json:"failed,omitempty"`
 }
 
+// ReceiptType is the typ header of a signed receipt (RFC 7515 4.1.9), so that
+// no other signature of the same key passes for one.
+const ReceiptType = "keyholder-receipt+jws"
+
 // Receipt is the proof of a cut: signed, verifiable offline with the
 // published keys.
 type Receipt struct {

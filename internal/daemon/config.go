@@ -43,8 +43,7 @@ type Config struct {
 	Issuer   string `yaml:"issuer"`
 	API      string `yaml:"api"`
 	Webhooks struct {
-		AllowPrivate bool   `yaml:"allow_private"`
-		CA           string `yaml:"ca"`
+		AllowPrivate bool `yaml:"allow_private"`
 	} `yaml:"webhooks"`
 	Log struct {
 		Level slog.Level `yaml:"level"`

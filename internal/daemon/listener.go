@@ -87,3 +87,11 @@ func serveHTTPS(s *http.Server, ln net.Listener, c *tls.Config) error {
 	}
 	return nil
 }
+
+// serveSocket serves the admin API until the server is closed.
+func serveSocket(s *http.Server, ln net.Listener) error {
+	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

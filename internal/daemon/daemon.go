@@ -1,0 +1,330 @@
+package daemon
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/guard"
+	"github.com/fds-keyholder/keyholder/internal/authserver"
+	"github.com/fds-keyholder/keyholder/internal/broker"
+	"github.com/fds-keyholder/keyholder/internal/console"
+	"github.com/fds-keyholder/keyholder/internal/facility"
+	"github.com/fds-keyholder/keyholder/internal/keyring"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
+	"github.com/fds-keyholder/keyholder/internal/mailbox"
+	"github.com/fds-keyholder/keyholder/internal/pki"
+	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/webapi"
+	"github.com/fds-keyholder/keyholder/internal/webhook"
+)
+
+// Options says what Start needs. Dir and Config are required.
+type Options struct {
+	Dir    string
+	Config Config
+	Log    *slog.Logger     // nil: slog.Default
+	Now    func() time.Time // nil: time.Now
+}
+
+// Daemon is a running Keyholder.
+type Daemon struct {
+	// Issuer, API and MQTT are the addresses under which it is reached:
+	// https://host:port, https://host:port and mqtts://host:port.
+	Issuer, API, MQTT string
+
+	dir      string
+	log      *slog.Logger
+	lock     *os.File
+	store    *store.Store
+	ledger   *ledger.Ledger
+	pki      *pki.Authority
+	keys     *keyring.Ring
+	mailbox  *mailbox.Mailbox
+	facility *facility.Facility
+	broker   *broker.Broker
+	webhook  *webhook.Webhook
+
+	listeners map[string]net.Listener
+	servers   []*http.Server
+	running   sync.WaitGroup
+	failed    chan error // the first listener or worker that ended by itself
+	stop      context.CancelFunc
+	closing   sync.Once
+	closed    error
+}
+
+// Start opens the data folder and serves it until Close. When it returns,
+// every door answers. Errors: Invalid or Conflict for what the operator can
+// mend.
+func Start(ctx context.Context, o Options) (*Daemon, error) {
+	d := &Daemon{dir: o.Dir, log: o.Log, listeners: map[string]net.Listener{}, failed: make(chan error, 8)}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := d.start(ctx, o); err != nil {
+		return nil, errors.Join(err, d.Close(ctx))
+	}
+	return d, nil
+}
+
+func (d *Daemon) start(ctx context.Context, o Options) error {
+	if err := d.openMemories(ctx, o); err != nil {
+		return err
+	}
+	if err := d.listen(o.Config); err != nil {
+		return err
+	}
+	return d.serve(ctx, o)
+}
+
+// openMemories opens everything that is kept on disk.
+func (d *Daemon) openMemories(ctx context.Context, o Options) error {
+	if err := checkFolder(o.Dir); err != nil {
+		return err
+	}
+	var err error
+	if d.lock, err = lock(o.Dir); err != nil {
+		return err
+	}
+	if d.pki, err = pki.Open(filepath.Join(o.Dir, pkiName)); err != nil {
+		return err
+	}
+	if d.keys, err = keyring.Open(o.Dir); err != nil {
+		return err
+	}
+	if d.store, err = store.Open(ctx, filepath.Join(o.Dir, databaseName)); err != nil {
+		return err
+	}
+	if d.ledger, err = ledger.Open(ctx, ledger.Config{
+		Store: d.store, Now: o.Now, Log: d.log,
+		Sign: func(p []byte) (string, error) { return d.keys.Sign(p, keyholder.ReceiptType) },
+	}); err != nil {
+		return err
+	}
+	if d.mailbox, err = mailbox.Open(d.store, d.ledger, mailbox.Config{Log: d.log}); err != nil {
+		return err
+	}
+	if d.facility, err = facility.Open(facility.Config{Store: d.store, Now: o.Now}); err != nil {
+		return err
+	}
+	return nil
+}
+
+// listen binds every door and derives the public addresses, so that a port of
+// 0 works.
+func (d *Daemon) listen(c Config) error {
+	for name, address := range map[string]string{"auth": c.Listen.Auth, "api": c.Listen.API, "mqtt": c.Listen.MQTT} {
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			return &keyholder.Error{Code: keyholder.Unavailable, Detail: fmt.Sprintf("cannot listen on %s (listen.%s)", address, name),
+				Hint: "another program may hold the port; change it in " + ConfigName, Err: err}
+		}
+		d.listeners[name] = ln
+	}
+	d.Issuer, d.API = c.Issuer, c.API
+	if d.Issuer == "" {
+		d.Issuer = "https://" + d.address(c, "auth")
+	}
+	if d.API == "" {
+		d.API = "https://" + d.address(c, "api")
+	}
+	d.MQTT = "mqtts://" + d.address(c, "mqtt")
+	return nil
+}
+
+// address is the first host name with the port a door is bound to.
+func (d *Daemon) address(c Config, door string) string {
+	_, port, err := net.SplitHostPort(d.listeners[door].Addr().String())
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(c.Hosts[0], port)
+}
+
+// serve builds the doors and starts them.
+func (d *Daemon) serve(ctx context.Context, o Options) error {
+	id := &identity{authority: d.pki, hosts: o.Config.Hosts, now: o.Now}
+	own, err := id.certificate(nil)
+	if err != nil {
+		return err
+	}
+	g, err := guard.New(guard.Config{
+		Issuer: d.Issuer, Audience: d.API, Keys: d.publicKey, Now: o.Now,
+		Ended: func(t keyholder.Token) bool { return d.ledger.GrantEnded(t.Grant) },
+	})
+	if err != nil {
+		return err
+	}
+	auth, err := authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, Log: d.log, Now: o.Now})
+	if err != nil {
+		return err
+	}
+	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Log: d.log, Now: o.Now})
+	if err != nil {
+		return err
+	}
+	if d.broker, err = broker.New(broker.Config{Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), Certificate: *own, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+		return err
+	}
+	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+		return err
+	}
+	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Dir: o.Dir, Log: d.log, Now: o.Now})
+	if err != nil {
+		return err
+	}
+	d.ledger.AddPlane("authserver", auth.End)
+	d.ledger.AddPlane("webapi", func(_ context.Context, c keyholder.Cut) (int, error) { return g.End(c), nil })
+	d.ledger.AddPlane("broker", d.broker.End)
+	d.ledger.AddPlane("mailbox", d.mailbox.End)
+	d.ledger.AddPlane("pki", d.publishRevoked)
+	d.ledger.AddPlane("webhook", d.webhook.End)
+
+	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	secure := httpsConfig(o.Config.TLS, id, d.ledger)
+	d.serveHTTPS(auth.Handler(), d.listeners["auth"], secure)
+	d.serveHTTPS(api.Handler(), d.listeners["api"], secure)
+	d.run("mqtt", func() error { return d.broker.Serve(d.listeners["mqtt"]) })
+	d.run("webhook", func() error { return d.webhook.Run(ctx) })
+	socket, err := console.Listen(o.Dir)
+	if err != nil {
+		return err
+	}
+	server := httpServer(admin.Handler(), d.log)
+	d.servers = append(d.servers, server)
+	d.run("admin", func() error { return serveSocket(server, socket) })
+	return nil
+}
+
+// publicKey gives the guard our own keys without a round trip.
+func (d *Daemon) publicKey(_ context.Context, kid string) (crypto.PublicKey, error) {
+	set := d.keys.JWKS()
+	keys := set.Key(kid)
+	if len(keys) != 1 {
+		return nil, keyholder.Errorf(keyholder.NotFound, "no such key")
+	}
+	return keys[0].Key, nil
+}
+
+// publishRevoked is the plane of the certificate authority: a fresh
+// revocation list for those who check certificates without asking us.
+func (d *Daemon) publishRevoked(_ context.Context, c keyholder.Cut) (int, error) {
+	if len(c.Ended.Certificates) == 0 {
+		return 0, nil
+	}
+	return len(c.Ended.Certificates), d.writeRevoked()
+}
+
+func (d *Daemon) writeRevoked() error {
+	var revoked []keyholder.Certificate
+	for _, c := range d.ledger.ListCertificates() {
+		if !c.Revoked.IsZero() {
+			revoked = append(revoked, c)
+		}
+	}
+	der, err := d.pki.CRL(revoked, d.ledger.Now())
+	if err != nil {
+		return fmt.Errorf("make the revocation list: %w", err)
+	}
+	path := filepath.Join(d.dir, pkiName, "issuing.crl")
+	if err := os.WriteFile(path+".new", der, 0o600); err != nil {
+		return fmt.Errorf("write the revocation list: %w", err)
+	}
+	return os.Rename(path+".new", path)
+}
+
+func (d *Daemon) serveHTTPS(h http.Handler, ln net.Listener, c *tls.Config) {
+	s := httpServer(h, d.log)
+	d.servers = append(d.servers, s)
+	d.run(ln.Addr().String(), func() error { return serveHTTPS(s, ln, c) })
+}
+
+// run starts a part that ends only when the daemon closes; one that ends
+// before ends the daemon.
+func (d *Daemon) run(name string, serve func() error) {
+	d.running.Go(func() {
+		if err := serve(); err != nil {
+			select {
+			case d.failed <- fmt.Errorf("%s: %w", name, err):
+			default:
+			}
+		}
+	})
+}
+
+// Wait returns when ctx is done, or with the error of a part that ended by
+// itself.
+func (d *Daemon) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// stopLimit is how long requests under way may take when the daemon closes.
+const stopLimit = 10 * time.Second
+
+// Close stops the doors, lets requests under way finish, and closes the
+// files. It is safe to call more than once.
+func (d *Daemon) Close(ctx context.Context) error {
+	d.closing.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		d.closed = d.close(ctx)
+	})
+	return d.closed
+}
+
+func (d *Daemon) close(ctx context.Context) error {
+	var errs []error
+	if d.stop != nil {
+		d.stop()
+	}
+	for _, s := range d.servers {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	if d.broker != nil {
+		errs = append(errs, d.broker.Close(ctx))
+	}
+	for _, ln := range d.listeners {
+		_ = ln.Close() // those that were never served; closing twice is harmless
+	}
+	d.running.Wait()
+	if d.mailbox != nil {
+		errs = append(errs, d.mailbox.Close())
+	}
+	if d.ledger != nil {
+		d.ledger.Close()
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ServerCertificate makes a certificate for another server of the same
+// operator, for example the one that receives webhooks.
+func (d *Daemon) ServerCertificate(hosts []string) (tls.Certificate, error) {
+	return d.pki.ServerCertificate(hosts, d.ledger.Now())
+}

@@ -1,0 +1,257 @@
+// Package keyholdertest runs a whole Keyholder on loopback inside a test:
+// real TLS, real database, every door, on free ports, gone when the test
+// ends. Use it to test an app, a provider's server or a deployment tool
+// against the real thing.
+package keyholdertest
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
+	"github.com/fds-keyholder/keyholder/internal/daemon"
+	"github.com/fds-keyholder/keyholder/internal/pki"
+	"github.com/fds-keyholder/keyholder/internal/visitor"
+)
+
+// Server is a running Keyholder. Its methods fail the test where something
+// goes wrong, and are to be called from the test's own goroutine.
+type Server struct {
+	Dir    string // the data folder, for the keyholder command
+	Issuer string // https://host:port of the authorization server
+	API    string // https://host:port of the Web API, before /fds/v2
+	MQTT   string // mqtts://host:port
+
+	t      testing.TB
+	config daemon.Config
+	daemon *daemon.Daemon
+	admin  *console.Client
+	log    *slog.Logger
+}
+
+// Start initialises a data folder in the test's temporary directory and
+// serves it. Ports stay the same over [Server.Restart].
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{Dir: filepath.Join(t.TempDir(), "keyholder"), t: t, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if testing.Verbose() {
+		s.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
+	s.check(daemon.Init(s.Dir, time.Now()))
+	var err error
+	s.config, err = daemon.ParseConfig(daemon.DefaultConfig)
+	s.check(err)
+	s.config.Hosts = []string{"127.0.0.1", "localhost"}
+	s.config.Listen.Auth, s.config.Listen.API, s.config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	s.config.Webhooks.AllowPrivate = true
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *Server) start() {
+	s.t.Helper()
+	var err error
+	s.daemon, err = daemon.Start(s.t.Context(), daemon.Options{Dir: s.Dir, Config: s.config, Log: s.log})
+	s.check(err)
+	s.Issuer, s.API, s.MQTT = s.daemon.Issuer, s.daemon.API, s.daemon.MQTT
+	s.config.Listen.Auth, s.config.Listen.API, s.config.Listen.MQTT = s.Issuer[len("https://"):], s.API[len("https://"):], s.MQTT[len("mqtts://"):]
+	s.admin, err = console.Dial(s.Dir)
+	s.check(err)
+}
+
+func (s *Server) stop() {
+	s.admin.Close()
+	if err := s.daemon.Close(s.t.Context()); err != nil {
+		s.t.Errorf("stop keyholder: %v", err)
+	}
+}
+
+// Restart stops the server and starts it again on the same data and ports.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.stop()
+	s.start()
+}
+
+func (s *Server) check(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatalf("keyholdertest: %v", err)
+	}
+}
+
+// Roots returns the authority that the server's certificates are trusted by.
+func (s *Server) Roots() *x509.CertPool {
+	s.t.Helper()
+	a, err := s.admin.Authority(s.t.Context())
+	s.check(err)
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(a.Root)) {
+		s.t.Fatal("keyholdertest: the authority has no certificate")
+	}
+	return pool
+}
+
+// TLS returns a client configuration that trusts the server and presents the
+// given certificates.
+func (s *Server) TLS(certificates ...tls.Certificate) *tls.Config {
+	s.t.Helper()
+	c := keyholder.TLSStrict.Config()
+	c.RootCAs = s.Roots()
+	c.Certificates = certificates
+	return c
+}
+
+// HTTP returns a client that trusts the server and presents the given
+// certificates.
+func (s *Server) HTTP(certificates ...tls.Certificate) *http.Client {
+	s.t.Helper()
+	transport := &http.Transport{TLSClientConfig: s.TLS(certificates...), ForceAttemptHTTP2: true}
+	s.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
+}
+
+// AddProvider registers a provider.
+func (s *Server) AddProvider(name string) keyholder.Provider {
+	s.t.Helper()
+	p, err := s.admin.AddProvider(s.t.Context(), console.NewProvider{Name: name})
+	s.check(err)
+	return p
+}
+
+// AddOwner registers an owner.
+func (s *Server) AddOwner(key string) keyholder.Owner {
+	s.t.Helper()
+	o, err := s.admin.AddOwner(s.t.Context(), console.NewOwner{Key: key, Name: "Owner " + key})
+	s.check(err)
+	return o
+}
+
+// AddUser registers a user of an owner and returns the password.
+func (s *Server) AddUser(owner keyholder.OwnerID, login string) (password string) {
+	s.t.Helper()
+	password = rand.Text()
+	_, err := s.admin.AddUser(s.t.Context(), console.NewUser{Owner: string(owner), Login: login, Password: password})
+	s.check(err)
+	return password
+}
+
+// AddApp registers an app, with every grant if grants is empty, and returns
+// its secret if it has one. An app without a redirect URI does without the
+// authorization code grant.
+func (s *Server) AddApp(name string, auth keyholder.AuthMethod, redirectURI string, grants ...keyholder.GrantType) (app keyholder.App, secret string) {
+	s.t.Helper()
+	q := console.NewApp{Name: name, Authentication: auth, Grants: grants}
+	if redirectURI != "" {
+		q.RedirectURIs = []string{redirectURI}
+	}
+	if len(grants) == 0 {
+		q.Grants = []keyholder.GrantType{keyholder.GrantClientCredentials}
+		if redirectURI != "" {
+			q.Grants = append(q.Grants, keyholder.GrantAuthorizationCode, keyholder.GrantRefreshToken)
+		}
+	}
+	a, err := s.admin.AddApp(s.t.Context(), q)
+	s.check(err)
+	return a.App, a.Secret
+}
+
+// AddSecret draws a secret for an app, provider or resource server.
+func (s *Server) AddSecret(client string) string {
+	s.t.Helper()
+	a, err := s.admin.AddSecret(s.t.Context(), client)
+	s.check(err)
+	return a.Secret
+}
+
+// AddResourceServer registers a party that may introspect, and returns its
+// secret.
+func (s *Server) AddResourceServer(name string) (keyholder.ResourceServer, string) {
+	s.t.Helper()
+	r, err := s.admin.AddResourceServer(s.t.Context(), console.NewResourceServer{Name: name})
+	s.check(err)
+	return r.ResourceServer, r.Secret
+}
+
+// AddAgreement records an agreement from now on.
+func (s *Server) AddAgreement(provider keyholder.ProviderID, owner keyholder.OwnerID) keyholder.AgreementID {
+	s.t.Helper()
+	a, err := s.admin.AddAgreement(s.t.Context(), console.NewAgreement{Provider: string(provider), Owner: string(owner), Purpose: "Test"})
+	s.check(err)
+	return a.ID
+}
+
+// AddSubscription records a consent given in the written agreement, to the
+// kinds named or to all. fixed may be empty.
+func (s *Server) AddSubscription(agreement keyholder.AgreementID, app keyholder.AppID, fixed keyholder.SubscriptionID, scope ...keyholder.Kind) keyholder.SubscriptionID {
+	s.t.Helper()
+	sub, err := s.admin.AddSubscription(s.t.Context(), console.NewSubscription{Agreement: string(agreement), App: string(app), ID: string(fixed), Scope: scope})
+	s.check(err)
+	return sub.ID
+}
+
+// AddWebhook registers a webhook target that is authenticated to by a secret.
+// ca is the PEM of the authority that the receiver's servers are trusted by.
+func (s *Server) AddWebhook(sub keyholder.SubscriptionID, url, issuer, client, secret, ca string) keyholder.WebhookID {
+	s.t.Helper()
+	w, err := s.admin.AddWebhook(s.t.Context(), console.NewWebhook{Subscription: string(sub), URL: url, Issuer: issuer, Client: client, Secret: secret, CA: ca})
+	s.check(err)
+	return w.ID
+}
+
+// Certificate makes a key and has a certificate issued for it.
+func (s *Server) Certificate(use keyholder.CertificateUse, subject string) tls.Certificate {
+	s.t.Helper()
+	certPEM, keyPEM := s.CertificatePEM(use, subject)
+	c, err := tls.X509KeyPair(certPEM, keyPEM)
+	s.check(err)
+	return c
+}
+
+// CertificatePEM is Certificate in PEM form, for programs that read files.
+func (s *Server) CertificatePEM(use keyholder.CertificateUse, subject string) (certificate, key []byte) {
+	s.t.Helper()
+	key, err := pki.NewKey()
+	s.check(err)
+	csr, err := pki.NewRequest(key, "keyholdertest")
+	s.check(err)
+	c, err := s.admin.IssueCertificate(s.t.Context(), console.NewCertificate{Use: use, Subject: subject, Request: string(csr)})
+	s.check(err)
+	return []byte(c.PEM), key
+}
+
+// RootPEM returns the certificate of the server's authority.
+func (s *Server) RootPEM() string {
+	s.t.Helper()
+	a, err := s.admin.Authority(s.t.Context())
+	s.check(err)
+	return a.Root
+}
+
+// Cut cuts a target and returns the receipt.
+func (s *Server) Cut(kind keyholder.TargetKind, id string) keyholder.Receipt {
+	s.t.Helper()
+	r, err := s.admin.Cut(s.t.Context(), console.NewCut{Kind: string(kind), ID: id, Reason: "test"})
+	s.check(err)
+	return r
+}
+
+// SignIn plays an owner's user at the sign-in pages and returns the address
+// with which they come back to the app.
+func (s *Server) SignIn(address, redirectURI, login, password string) string {
+	s.t.Helper()
+	v, err := visitor.New(s.HTTP().Transport, redirectURI)
+	s.check(err)
+	back, err := v.SignIn(s.t.Context(), address, login, password)
+	s.check(err)
+	return back.String()
+}
