@@ -67,9 +67,6 @@ func (v *Visitor) SignIn(ctx context.Context, address, login, password string) (
 	if form, err = v.form(); err != nil {
 		return nil, fmt.Errorf("consent page: %w", err)
 	}
-	if form.submit != "" {
-		form.fields.Set(form.submit, form.value)
-	}
 	if back, err = v.send(ctx, form); err != nil {
 		return nil, err
 	}
@@ -110,18 +107,25 @@ func (v *Visitor) open(ctx context.Context, method, address string, fields url.V
 		return false, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("the page answered %s", resp.Status)
+		return false, fmt.Errorf("the page answered %s: %s", resp.Status, text(page))
 	}
 	v.last, v.page = resp.Request.URL, string(page)
 	return false, nil
 }
 
+var tag = regexp.MustCompile(`(?s)<style.*?</style>|<[^>]*>|\s+`)
+
+// text is what a page says, without its markup.
+func text(page []byte) string {
+	s := strings.Join(strings.Fields(tag.ReplaceAllString(string(page), " ")), " ")
+	return s[:min(len(s), 300)]
+}
+
 // form is the first form of a page with the fields a user would send as they
 // stand: hidden ones, the first choice of a list, the first button.
 type form struct {
-	action        string
-	fields        url.Values
-	submit, value string
+	action string
+	fields url.Values
 }
 
 var (
@@ -136,14 +140,16 @@ func (v *Visitor) form() (form, error) {
 		return form{}, errors.New("the page has no form")
 	}
 	f := form{action: attributes(m[1])["action"], fields: url.Values{}}
+	pressed := false
 	for _, tag := range fieldTag.FindAllStringSubmatch(m[2], -1) {
 		a := attributes(tag[2])
 		switch {
 		case a["name"] == "":
 		case tag[1] == "button" || a["type"] == "submit":
-			if f.submit == "" {
-				f.submit, f.value = a["name"], a["value"]
+			if !pressed {
+				f.fields.Set(a["name"], a["value"])
 			}
+			pressed = true
 		case a["type"] == "hidden", a["type"] == "radio" && !f.fields.Has(a["name"]):
 			f.fields.Set(a["name"], a["value"])
 		}
