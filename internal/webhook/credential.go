@@ -1,0 +1,109 @@
+package webhook
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxFile bounds a credential file, in bytes.
+const maxFile = 64 << 10
+
+// credential is what a webhook's folder holds.
+type credential struct {
+	secret      string
+	certificate *tls.Certificate
+	roots       *x509.CertPool // nil: those of the system
+
+	raw []byte // all files together, to see whether one has changed
+}
+
+// errCredential is in the chain of every failure to read a webhook's files.
+var errCredential = errors.New("the webhook's files")
+
+// readCredential reads the folder of a webhook, so that a file put there or
+// replaced counts without a restart. The error names the file, never what is
+// in it.
+func readCredential(dir string, roots *x509.CertPool) (credential, error) {
+	var c credential
+	files := map[string][]byte{}
+	for _, name := range []string{"secret", "cert.pem", "key.pem", "ca.pem"} {
+		content, err := readFile(filepath.Join(dir, name), name == "secret" || name == "key.pem")
+		if err != nil {
+			return credential{}, fmt.Errorf("%w: %s: %w", errCredential, name, err)
+		}
+		files[name] = content
+		c.raw = append(append(c.raw, content...), 0)
+	}
+	c.roots = roots
+	if ca := files["ca.pem"]; ca != nil {
+		var err error
+		if c.roots, err = withRoots(roots, ca); err != nil {
+			return credential{}, err
+		}
+	}
+	switch {
+	case files["cert.pem"] != nil && files["key.pem"] != nil:
+		pair, err := tls.X509KeyPair(files["cert.pem"], files["key.pem"])
+		if err != nil {
+			return credential{}, fmt.Errorf("%w: cert.pem and key.pem are not a certificate and its key", errCredential)
+		}
+		c.certificate = &pair
+	case files["cert.pem"] != nil || files["key.pem"] != nil:
+		return credential{}, fmt.Errorf("%w: cert.pem and key.pem belong together", errCredential)
+	default:
+		c.secret = strings.TrimRight(string(files["secret"]), "\r\n")
+		if c.secret == "" {
+			return credential{}, fmt.Errorf("%w: there is neither a secret nor cert.pem with key.pem", errCredential)
+		}
+	}
+	return c, nil
+}
+
+func withRoots(roots *x509.CertPool, ca []byte) (*x509.CertPool, error) {
+	if roots == nil {
+		var err error
+		if roots, err = x509.SystemCertPool(); err != nil {
+			roots = x509.NewCertPool()
+		}
+	}
+	roots = roots.Clone()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("%w: ca.pem holds no certificate", errCredential)
+	}
+	return roots, nil
+}
+
+// readFile reads a file, nil if it is not there. A private one must be its
+// owner's only.
+func readFile(path string, private bool) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errors.New("it can not be opened")
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil || !info.Mode().IsRegular():
+		return nil, errors.New("it is not a file")
+	case private && info.Mode().Perm()&0o077 != 0:
+		return nil, errors.New("others may read it; give it mode 0600")
+	case info.Size() > maxFile:
+		return nil, errors.New("it is too long")
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return nil, errors.New("it can not be read")
+	}
+	return bytes.Clone(content), nil
+}
