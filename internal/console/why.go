@@ -220,7 +220,7 @@ func (c *Console) chain(s keyholder.Standing) []Link {
 	now := c.now()
 	add := func(what, id, name string, start, end, cut time.Time) {
 		l := Link{What: what, ID: id, Name: name}
-		l.Holds, l.State = State(start, end, cut, now)
+		l.Holds, l.State = State(start, end, cut, cutWord(what), now)
 		chain = append(chain, l)
 	}
 	none := time.Time{}
@@ -255,13 +255,24 @@ func scopeInWords(scope []keyholder.Kind) string {
 	return strings.Join(words, ", ")
 }
 
+func cutWord(what string) string {
+	switch what {
+	case "certificate":
+		return "revoked"
+	case "webhook":
+		return "ended"
+	}
+	return "cut"
+}
+
 // State says whether something that starts, ends or was cut at the given
-// times (zero: not) is in force at the time now, and puts it into words.
-func State(start, end, cut, now time.Time) (bool, string) {
+// times (zero: not) is in force at the time now, and puts it into words. how
+// is the word for having been cut.
+func State(start, end, cut time.Time, how string, now time.Time) (bool, string) {
 	at := func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
 	switch {
 	case !cut.IsZero():
-		return false, "cut " + at(cut)
+		return false, how + " " + at(cut)
 	case now.Before(start):
 		return false, "starts " + at(start)
 	case end.IsZero():
