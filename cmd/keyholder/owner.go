@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
+)
+
+func runOwnerAdd(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "owner add", `
+Registers a resource owner, the customer whose devices and spaces they are, and
+prints its ID. Commands take the key or the ID.
+
+example:
+  $ keyholder owner add -key st-anna -name "St. Anna Hospital"
+  0b0f6c1e-9a37-4c7a-8d55-7e0d8b6c2f11`).server().reading()
+	key := f.need("key", "`KEY`: short name: lower-case letters, digits, hyphens")
+	name := f.need("name", "`NAME`: name for people")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	o, err := c.AddOwner(ctx, console.NewOwner{Key: *key, Name: *name})
+	if err != nil {
+		return err
+	}
+	return f.added(string(o.ID), o)
+}
+
+func owners() noun[keyholder.Owner] {
+	return noun[keyholder.Owner]{
+		name: "owner", plural: "owners", key: "KEY-OR-ID",
+		list: (*console.Client).Owners, show: (*console.Client).Owner,
+		columns: []column[keyholder.Owner]{
+			{title: "id", text: func(o keyholder.Owner, _ time.Time) string { return string(o.ID) }},
+			{title: "key", text: func(o keyholder.Owner, _ time.Time) string { return o.Key }},
+			{title: "name", text: func(o keyholder.Owner, _ time.Time) string { return o.Name }},
+			{title: "added", text: func(o keyholder.Owner, _ time.Time) string { return stamp(o.Created) }, wide: true},
+		},
+		example: `  ID                                    KEY      NAME
+  0b0f6c1e-9a37-4c7a-8d55-7e0d8b6c2f11  st-anna  St. Anna Hospital`,
+	}
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
+)
+
+func runProviderAdd(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "provider add", `
+Registers an information provider and prints its ID, which is also its OAuth2
+client ID and its MQTT client ID. A provider proves itself by certificate; see
+keyholder help cert issue.
+
+example:
+  $ keyholder provider add -name "Soap Inc"
+  7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02`).server().reading()
+	name := f.need("name", "`NAME`: name for people")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	p, err := c.AddProvider(ctx, console.NewProvider{Name: *name})
+	if err != nil {
+		return err
+	}
+	return f.added(string(p.ID), p)
+}
+
+func providers() noun[keyholder.Provider] {
+	return noun[keyholder.Provider]{
+		name: "provider", plural: "providers", key: "ID",
+		list: (*console.Client).Providers, show: (*console.Client).Provider,
+		columns: []column[keyholder.Provider]{
+			{title: "id", text: func(p keyholder.Provider, _ time.Time) string { return string(p.ID) }},
+			{title: "name", text: func(p keyholder.Provider, _ time.Time) string { return p.Name }},
+			{title: "state", text: func(p keyholder.Provider, now time.Time) string {
+				return stateOf(time.Time{}, time.Time{}, p.Cut, "cut", now)
+			}},
+			{title: "added", text: func(p keyholder.Provider, _ time.Time) string { return stamp(p.Created) }, wide: true},
+		},
+		example: `  ID                                    NAME      STATE
+  7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02  Soap Inc  in force`,
+	}
+}
+
+// added prints what an add command made: its ID alone on a line, so that a
+// script can take it, or everything as JSON.
+func (f *flags) added(id string, v any) error {
+	if *f.json {
+		return printJSON(f.env.stdout, v)
+	}
+	_, err := fmt.Fprintln(f.env.stdout, id)
+	return err
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
+	"github.com/fds-keyholder/keyholder/internal/keyring"
+)
+
+func receipts() noun[keyholder.Receipt] {
+	return noun[keyholder.Receipt]{
+		name: "receipt", plural: "receipts of cuts", key: "ID",
+		list: (*console.Client).Receipts, show: (*console.Client).Receipt,
+		columns: []column[keyholder.Receipt]{
+			{title: "id", text: func(r keyholder.Receipt, _ time.Time) string { return string(r.Receipt) }},
+			{title: "at", text: func(r keyholder.Receipt, _ time.Time) string { return stamp(r.At) }},
+			{title: "cut", text: func(r keyholder.Receipt, _ time.Time) string { return string(r.Target.Kind) + " " + r.Target.ID }},
+			{title: "reason", text: func(r keyholder.Receipt, _ time.Time) string { return r.Reason }},
+		},
+		example: `  ID                                    AT                    CUT                                                REASON
+  3c1b4f0e-9b7d-4a5c-8d4e-1f306f1e9a52  2026-11-24 09:30:00Z  subscription 2b4d4f6a-8c0e-4d1b-9f5a-7c027a3c5e1f  contract ended`,
+	}
+}
+
+func runReceiptShow(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "receipt show", `
+Shows the receipt of a cut. With -signed only the signed form is printed, a
+compact JWS (RFC 7515) for keyholder receipt verify or any JOSE library.
+
+example:
+  $ keyholder receipt show 3c1b4f0e-9b7d-4a5c-8d4e-1f306f1e9a52 -signed > receipt.jws`, "ID").server().reading()
+	signed := f.Bool("signed", false, "print the signed form alone")
+	found, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	if *signed && *f.json {
+		return f.wrong("-signed and -json are two forms; give one")
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := c.Receipt(ctx, found[0])
+	switch {
+	case err != nil:
+		return err
+	case *signed:
+		_, err = fmt.Fprintln(env.stdout, r.Signed)
+		return err
+	case *f.json:
+		return printJSON(env.stdout, r)
+	}
+	return printReceipt(env.stdout, r)
+}
+
+func runReceiptVerify(_ context.Context, env *environment, args []string) error {
+	f := newFlags(env, "receipt verify", `
+Verifies a receipt with the published keys, without a server, and prints what it
+says. FILE holds the signed form, or the receipt as JSON; - is standard input.
+The keys are those of keyholder key list, or of /jwks at the authorization
+server. Exit status 1 if the receipt is not genuine.
+
+example:
+  $ keyholder receipt verify -keys keys.json receipt.jws`, "FILE").reading()
+	keysFile := f.need("keys", "`FILE`: public keys (JWKS, RFC 7517)")
+	found, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	text, err := readFile(env, *keysFile)
+	if err != nil {
+		return err
+	}
+	var keys jose.JSONWebKeySet
+	if err := json.Unmarshal(text, &keys); err != nil || len(keys.Keys) == 0 {
+		return &usageError{*keysFile + " holds no key set (JWKS)", "`keyholder key list` prints it"}
+	}
+	if text, err = readFile(env, found[0]); err != nil {
+		return err
+	}
+	r, err := verifyReceipt(keys, bytes.TrimSpace(text))
+	if err != nil {
+		return err
+	}
+	if *f.json {
+		return printJSON(env.stdout, r)
+	}
+	fmt.Fprintln(env.stderr, "the receipt is genuine")
+	return printReceipt(env.stdout, r)
+}
+
+// verifyReceipt returns the receipt that was signed. Where the input is JSON,
+// what it says must be what was signed.
+func verifyReceipt(keys jose.JSONWebKeySet, text []byte) (keyholder.Receipt, error) {
+	compact := string(text)
+	var shown *keyholder.Receipt
+	if bytes.HasPrefix(text, []byte("{")) {
+		shown = &keyholder.Receipt{}
+		if err := json.Unmarshal(text, shown); err != nil {
+			return keyholder.Receipt{}, &usageError{"the receipt is not valid JSON", ""}
+		}
+		compact = shown.Signed
+	}
+	payload, err := keyring.Verify(keys, compact, keyholder.ReceiptType)
+	if err != nil {
+		return keyholder.Receipt{}, err
+	}
+	var signed keyholder.Receipt
+	if err := json.Unmarshal(payload, &signed); err != nil {
+		return keyholder.Receipt{}, fmt.Errorf("read the signed receipt: %w", err)
+	}
+	signed.Signed = compact
+	if shown != nil && !reflect.DeepEqual(*shown, signed) {
+		return keyholder.Receipt{}, keyholder.Errorf(keyholder.Denied, "the receipt says something else than what was signed").
+			WithHint("trust the signed form alone: verify the member \"signed\" in a file of its own")
+	}
+	return signed, nil
+}
+
+func runKeyList(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "key list", `
+Prints the public keys that verify access tokens and receipts, as a key set
+(JWKS, RFC 7517). The authorization server publishes the same set under /jwks.
+
+example:
+  $ keyholder key list > keys.json`).server()
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	keys, err := c.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	return printJSON(env.stdout, keys)
+}
