@@ -226,7 +226,7 @@ func (d *deployment) safe(s string) string {
 	for _, secret := range d.secrets {
 		s = strings.ReplaceAll(s, secret, hidden)
 	}
-	return clean(s)
+	return cleanTo(s, 2000)
 }
 
 // trust is the TLS configuration of ordinary requests: the server's chain and
@@ -317,7 +317,7 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 }
 
 // webAddress returns host and host:port of an https URL.
-func webAddress(s string) (host, address string) {
+func webAddress(s string) (string, string) {
 	u, err := url.Parse(s)
 	if err != nil {
 		return "", ""

@@ -63,7 +63,8 @@ const example = `// A deployment to check against FDS 2.6.4, for: keyholder chec
       "certificate": "b-app.pem",
       "key": "b-app.key",
       "refresh_token_file": "b.refresh"
-      // With grant access_token instead: "access_token_file": "b.token"
+      // With grant access_token instead: "access_token_file": "b.token".
+      // "refresh_token" and "access_token" may stand here themselves, too.
     }
   },
 
@@ -72,7 +73,8 @@ const example = `// A deployment to check against FDS 2.6.4, for: keyholder chec
   // Another provider, with no right to either subscription.
   "provider2": {"id": "e5b7d9f1-3a5c-4e7f-9b1d-2c4e6a8f0b13", "certificate": "provider2.pem", "key": "provider2.key"},
 
-  // A revoked MQTT certificate of consumer A, and an expired token of it.
+  // A revoked MQTT certificate of consumer A, and an expired token of it
+  // (or "expired_token" itself).
   "revoked_certificate": {"certificate": "a-revoked.pem", "key": "a-revoked.key"},
   "expired_token_file": "a.expired",
 

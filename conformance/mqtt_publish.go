@@ -135,6 +135,9 @@ func probeTwoConnections(ctx context.Context, d *deployment, n *notebook) error 
 			return err
 		}
 	}
+	if err := d.settle(ctx, s); err != nil {
+		return err
+	}
 	if crossed := strays(s.a, d.a.subscription) + strays(s.b, d.b.subscription); crossed > 0 {
 		return wrong("route by the subscription ID in the topic", "%d messages reached the connection of the wrong owner", crossed)
 	}

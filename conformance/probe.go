@@ -174,8 +174,10 @@ func protect(run func() error) (err error) {
 
 // clean makes text from outside fit to be shown: short, and without control
 // characters that could steer a terminal.
-func clean(s string) string {
-	const most = 300
+func clean(s string) string { return cleanTo(s, 300) }
+
+// cleanTo is clean with a length of one's own, in bytes.
+func cleanTo(s string, most int) string {
 	var b strings.Builder
 	for _, r := range s {
 		if b.Len() >= most {

@@ -46,26 +46,34 @@ func (d *deployment) mqttSurface() (surface, error) {
 	return surface{"the broker", host, address}, err
 }
 
+// handshake is what came of one attempt to negotiate TLS.
+type handshake struct {
+	agreed bool                // the server answered within what was allowed
+	state  tls.ConnectionState // if agreed
+	cause  error               // why not, if not agreed
+}
+
 // negotiate says whether the server would speak TLS as the configuration
 // allows, that is, whether it answered with a version, a suite and a
 // certificate that passed the configuration's checks. A later refusal of the
-// client's certificate does not matter. cause is why not; err means that the
-// server could not be reached or gave no answer in time.
-func negotiate(ctx context.Context, s surface, c *tls.Config) (state tls.ConnectionState, agreed bool, cause, err error) {
+// client's certificate does not matter. It returns an error if the server
+// could not be reached or gave no answer in time.
+func negotiate(ctx context.Context, s surface, c *tls.Config) (handshake, error) {
 	conn, err := dial(ctx, s.address)
 	if err != nil {
-		return state, false, nil, err
+		return handshake{}, err
 	}
 	defer conn.Close()
+	var h handshake
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		state, agreed = cs, true
+		h.state, h.agreed = cs, true
 		return nil
 	}
-	cause = tls.Client(conn, c).HandshakeContext(ctx)
-	if !agreed && ctx.Err() != nil {
-		return state, false, nil, fmt.Errorf("%s gave no answer to a TLS handshake: %w", s.name, ctx.Err())
+	h.cause = tls.Client(conn, c).HandshakeContext(ctx)
+	if !h.agreed && (ctx.Err() != nil || isTimeout(h.cause)) {
+		return handshake{}, fmt.Errorf("%s at %s gave no answer to a TLS handshake: %w", s.name, s.address, h.cause)
 	}
-	return state, agreed, cause, nil
+	return h, nil
 }
 
 // requireTLS12 checks that the surface speaks TLS 1.2 with a sound suite, and
@@ -73,18 +81,18 @@ func negotiate(ctx context.Context, s surface, c *tls.Config) (state tls.Connect
 func (d *deployment) requireTLS12(ctx context.Context, n *notebook, s surface) error {
 	c := d.trust(s.host, nil)
 	c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	state, agreed, cause, err := negotiate(ctx, s, c)
+	h, err := negotiate(ctx, s, c)
 	switch {
 	case err != nil:
 		return err
-	case !agreed && isTrust(cause):
+	case !h.agreed && isTrust(h.cause):
 		return wrong("issue the server a certificate for the name in the target, from the CA in the target",
-			"%s at %s does not prove its name: %v", s.name, s.address, cause)
-	case !agreed:
+			"%s at %s does not prove its name: %v", s.name, s.address, h.cause)
+	case !h.agreed:
 		return wrong("switch TLS 1.2 on, with an ECDHE suite with AES-GCM or ChaCha20-Poly1305",
-			"%s at %s does not speak TLS 1.2 with a sound suite: %v", s.name, s.address, cause)
+			"%s at %s does not speak TLS 1.2 with a sound suite: %v", s.name, s.address, h.cause)
 	}
-	leaf := state.PeerCertificates[0]
+	leaf := h.state.PeerCertificates[0]
 	if problem := weakKey(leaf); problem != "" {
 		return wrong("issue the server a certificate with a P-256 key, or RSA of 2048 bits or more", "%s has a weak key: %s", s.name, problem)
 	}
@@ -92,7 +100,7 @@ func (d *deployment) requireTLS12(ctx context.Context, n *notebook, s surface) e
 	if left < 14*24*time.Hour && left < leaf.NotAfter.Sub(leaf.NotBefore)/3 {
 		n.note("the certificate of %s ends in %s", s.name, left.Round(time.Hour))
 	}
-	n.saw("%s: TLS 1.2, %s, chain and name valid", s.name, tls.CipherSuiteName(state.CipherSuite))
+	n.saw("%s: TLS 1.2, %s, chain and name valid", s.name, tls.CipherSuiteName(h.state.CipherSuite))
 	d.reportTLS13(ctx, n, s)
 	return nil
 }
@@ -101,11 +109,11 @@ func (d *deployment) requireTLS12(ctx context.Context, n *notebook, s surface) e
 func (d *deployment) reportTLS13(ctx context.Context, n *notebook, s surface) {
 	c := d.trust(s.host, nil)
 	c.MinVersion, c.MaxVersion = tls.VersionTLS13, tls.VersionTLS13
-	_, agreed, _, err := negotiate(ctx, s, c)
+	h, err := negotiate(ctx, s, c)
 	switch {
 	case err != nil:
 		n.note("%s: whether TLS 1.3 is spoken was not found out", s.name)
-	case agreed:
+	case h.agreed:
 		n.note("%s also speaks TLS 1.3: fine in the modern reading (1.2 or better), outside the strict one (only TLS 1.2, FDS 2.6.5.2)", s.name)
 	default:
 		n.note("%s speaks TLS 1.2 only: fine in both readings of FDS, the strict and the modern", s.name)
@@ -119,29 +127,29 @@ func (d *deployment) refuseOldTLS(ctx context.Context, n *notebook, s surface) e
 	open := func(low, high uint16, suites []uint16) *tls.Config {
 		return &tls.Config{InsecureSkipVerify: true, ServerName: s.host, MinVersion: low, MaxVersion: high, CipherSuites: suites}
 	}
-	_, alive, cause, err := negotiate(ctx, s, open(tls.VersionTLS12, tls.VersionTLS13, nil))
+	alive, err := negotiate(ctx, s, open(tls.VersionTLS12, tls.VersionTLS13, nil))
 	if err != nil {
 		return err
 	}
-	if !alive {
-		return fmt.Errorf("%s at %s speaks neither TLS 1.2 nor 1.3, so its refusals prove nothing: %w", s.name, s.address, cause)
+	if !alive.agreed {
+		return fmt.Errorf("%s at %s speaks neither TLS 1.2 nor 1.3, so its refusals prove nothing: %w", s.name, s.address, alive.cause)
 	}
 	for _, old := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
-		_, agreed, _, err := negotiate(ctx, s, open(old, old, everySuite()))
+		h, err := negotiate(ctx, s, open(old, old, everySuite()))
 		if err != nil {
 			return err
 		}
-		if agreed {
+		if h.agreed {
 			return wrong("set the lowest TLS version of the listener to 1.2", "%s at %s accepts %s", s.name, s.address, tls.VersionName(old))
 		}
 	}
-	state, agreed, _, err := negotiate(ctx, s, open(tls.VersionTLS12, tls.VersionTLS12, weakSuites()))
+	weak, err := negotiate(ctx, s, open(tls.VersionTLS12, tls.VersionTLS12, weakSuites()))
 	if err != nil {
 		return err
 	}
-	if agreed {
+	if weak.agreed {
 		return wrong("allow only suites with ECDHE and an AEAD cipher", "%s at %s accepts the weak suite %s",
-			s.name, s.address, tls.CipherSuiteName(state.CipherSuite))
+			s.name, s.address, tls.CipherSuiteName(weak.state.CipherSuite))
 	}
 	n.saw("%s refuses TLS 1.0, TLS 1.1 and %d weak suites", s.name, len(weakSuites()))
 	return nil

@@ -415,7 +415,7 @@ func httpsURL(s string) error {
 }
 
 // mqttAddress returns the host and host:port of a broker's URL.
-func mqttAddress(s string) (host, address string, err error) {
+func mqttAddress(s string) (string, string, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Hostname() == "":

@@ -129,8 +129,13 @@ func (d *deployment) refuseToken(ctx context.Context, n *notebook, what string, 
 // is no refusal of a certificate.
 func unreachable(err error) bool {
 	var f *finding
+	return errors.As(err, &f) || isTrust(err) || isDial(err)
+}
+
+// isDial says whether no connection came about at all.
+func isDial(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &f) || isTrust(err) || errors.As(err, &op) && op.Op == "dial"
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func probeWrongCredentials(ctx context.Context, d *deployment, n *notebook) error {

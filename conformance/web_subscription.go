@@ -75,14 +75,16 @@ func count(all []collected) int {
 }
 
 // needBoth returns what A and B read, at least one item each.
-func (d *deployment) needBoth(ctx context.Context, n *notebook) (a, b []collected, err error) {
+func (d *deployment) needBoth(ctx context.Context, n *notebook) ([]collected, []collected, error) {
 	if d.b == nil || d.b.oauth == nil {
 		return nil, nil, lacks("consumer_b.oauth, a consumer of another resource owner")
 	}
-	if a, err = d.collect(ctx, n, "a", d.a); err != nil {
+	a, err := d.collect(ctx, n, "a", d.a)
+	if err != nil {
 		return nil, nil, err
 	}
-	if b, err = d.collect(ctx, n, "b", d.b); err != nil {
+	b, err := d.collect(ctx, n, "b", d.b)
+	if err != nil {
 		return nil, nil, err
 	}
 	for name, all := range map[string][]collected{"A": a, "B": b} {

@@ -31,6 +31,9 @@ func probeHTTPS(ctx context.Context, d *deployment, n *notebook) error {
 	}
 	for _, s := range surfaces {
 		a, err := d.get(ctx, "https://"+s.address+"/", "", nil)
+		if err != nil && (ctx.Err() != nil || isDial(err)) {
+			return err // down, which is no fault of this kind
+		}
 		if err != nil {
 			return wrong("serve HTTPS with a certificate for this name", "%s at %s does not answer over HTTPS: %v", s.name, s.address, err)
 		}
@@ -83,12 +86,12 @@ func probePlainHTTP(ctx context.Context, d *deployment, n *notebook) error {
 
 // aliveTLS returns an error if the listener does not answer TLS at all.
 func (d *deployment) aliveTLS(ctx context.Context, s surface) error {
-	_, agreed, cause, err := negotiate(ctx, s, d.trust(s.host, nil))
+	h, err := negotiate(ctx, s, d.trust(s.host, nil))
 	if err != nil {
 		return err
 	}
-	if !agreed {
-		return fmt.Errorf("%s at %s does not answer TLS, so its refusals prove nothing: %w", s.name, s.address, cause)
+	if !h.agreed {
+		return fmt.Errorf("%s at %s does not answer TLS, so its refusals prove nothing: %w", s.name, s.address, h.cause)
 	}
 	return nil
 }
