@@ -467,3 +467,16 @@ func refused(t *testing.T, r reply, status int, code string) {
 		t.Errorf("a refusal holds a token: %s", r.body)
 	}
 }
+
+// serveTLS serves a handler on loopback until the test ends and returns its
+// address.
+func serveTLS(t *testing.T, a *pki.Authority, h http.Handler) string {
+	t.Helper()
+	config := keyholder.TLSStrict.Config()
+	config.Certificates = []tls.Certificate{must(a.ServerCertificate([]string{"127.0.0.1"}, time.Now()))}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = s.Serve(tls.NewListener(l, config)) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return "https://" + l.Addr().String()
+}

@@ -1,0 +1,204 @@
+package authserver_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"image/png"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/fds-keyholder/keyholder"
+)
+
+// Ensure that a real browser, on a desktop and on a phone, shows the pages
+// without sideways scrolling, can be used with the keyboard alone, and is let
+// back to the app by the content security policy. With SCREENSHOTS set to a
+// folder, pictures of all pages are left there.
+func TestPagesInBrowser(t *testing.T) {
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("NOT RUN: Chromium is missing, so nobody looked at the pages in a browser")
+	}
+	if testing.Short() {
+		t.Skip("NOT RUN: -short leaves out the browser")
+	}
+	b := open(t)
+	app := b.appSite()
+	second := must(b.ledger.AddProvider(t.Context(), "administrator", "Abfall- und Wertstoffgesellschaft Nordstadt mbH & Co. KG"))
+	for _, device := range []struct {
+		name          string
+		width, height int64
+		dark          bool
+	}{{"desktop", 1280, 800, false}, {"phone", 390, 844, false}, {"desktop dark", 1280, 800, true}, {"phone dark", 390, 844, true}} {
+		if device.dark && os.Getenv("SCREENSHOTS") == "" {
+			continue // the same pages in other colours
+		}
+		t.Run(device.name, func(t *testing.T) {
+			s := newScreen(t, path, device.width, device.height, device.dark)
+			query := with(authorization(app), "redirect_uri", app.RedirectURIs[0]).Encode()
+			s.visit(b.issuer+"/authorize?"+query, "#login")
+			s.picture("signin")
+			s.enter("#login", b.user.Login)
+			s.enter("#password", "not the password\r")
+			s.wait(".alert")
+			s.picture("signin-wrong")
+			s.enter("#password", password+"\r")
+			s.wait(`button[value="share"]`)
+			s.picture("consent")
+			s.run(chromedp.Focus(`button[value="share"]`), chromedp.KeyEvent("\r"))
+			s.wait("#thanks")
+			s.visit(b.issuer+"/authorize?client_id=unknown", "h1")
+			s.picture("message")
+
+			more := must(b.ledger.AddAgreement(t.Context(), "administrator", keyholder.Agreement{Provider: second.ID, Owner: b.owner.ID,
+				Purpose: "Waste collected when the bins are full, in all three buildings", End: b.now().AddDate(0, 3, 0)}))
+			s.visit(b.issuer+"/authorize?"+query, "#login")
+			s.enter("#login", b.user.Login)
+			s.enter("#password", password+"\r")
+			s.wait("fieldset")
+			s.picture("choice")
+			s.run(chromedp.Click(`input[value="` + string(more.ID) + `"]`))
+			s.picture("chosen")
+			s.run(chromedp.Click(`button[value="refuse"]`))
+			s.wait("#thanks")
+			must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(more.ID)}, "test"))
+		})
+	}
+	must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(b.agreement.ID)}, "test"))
+	s := newScreen(t, path, 390, 844, false)
+	s.visit(b.issuer+"/authorize?"+with(authorization(app), "redirect_uri", app.RedirectURIs[0]).Encode(), "#login")
+	s.enter("#login", b.user.Login)
+	s.enter("#password", password+"\r")
+	s.wait("form:not(:has(#login))")
+	s.picture("nothing")
+	s.run(chromedp.Click(`button[value="refuse"]`))
+	s.wait("#thanks")
+}
+
+// appSite serves the app's own page, to which the browser is sent back, and
+// registers the app.
+func (b *bench) appSite() keyholder.App {
+	site := serveTLS(b.t, b.authority, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = w.Write([]byte(`<!doctype html><title>app</title><p id="thanks">Thanks`))
+	}))
+	return must(b.ledger.AddApp(b.t.Context(), "administrator", keyholder.App{Name: "CleanPlan Facility Manager", Grants: b.app.Grants,
+		Authentication: keyholder.AuthSecret, RedirectURIs: []string{site + "/callback"}}))
+}
+
+// screen is a browser window.
+type screen struct {
+	t      *testing.T
+	ctx    context.Context
+	folder string
+}
+
+func newScreen(t *testing.T, path string, width, height int64, dark bool) *screen {
+	t.Helper()
+	profile := must(os.MkdirTemp("", "browser-"))
+	options := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.Headless}
+	for _, flag := range []string{"no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+		"disable-component-update", "disable-sync", "ignore-certificate-errors"} {
+		options = append(options, chromedp.Flag(flag, true))
+	}
+	if dark {
+		options = append(options, chromedp.Flag("blink-settings", "preferredColorScheme=0"))
+	}
+	allocator, cancel := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancelTab := chromedp.NewContext(allocator)
+	t.Cleanup(func() {
+		_ = chromedp.Cancel(ctx) // the browser ends in order, so that its folder can go
+		cancelTab()
+		cancel()
+		_ = os.RemoveAll(profile)
+	})
+	s := &screen{t: t, ctx: ctx, folder: os.Getenv("SCREENSHOTS")}
+	// The first action starts the browser, whose life must not be bounded by it.
+	if err := chromedp.Run(ctx, chromedp.EmulateViewport(width, height)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *screen) run(actions ...chromedp.Action) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+	defer cancel()
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		var address, text string
+		_ = chromedp.Run(s.ctx, chromedp.Location(&address), chromedp.Text("body", &text))
+		s.t.Fatalf("%v\nat %s the page says:\n%s", err, address, text)
+	}
+}
+
+func (s *screen) visit(address, selector string) {
+	s.t.Helper()
+	s.run(chromedp.Navigate(address))
+	s.wait(selector)
+}
+
+// enter fills in a field; a line end at the end of the text is the Enter key.
+func (s *screen) enter(selector, text string) {
+	s.t.Helper()
+	text, enter := strings.CutSuffix(text, "\r")
+	s.run(chromedp.SetValue(selector, text), chromedp.Focus(selector))
+	if enter {
+		s.run(chromedp.KeyEvent("\r"))
+	}
+}
+
+// wait waits until the page holds what the selector names.
+func (s *screen) wait(selector string) {
+	s.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for {
+		var there bool
+		// While a page gives way to the next, there is nothing to ask.
+		if err := chromedp.Run(s.ctx, chromedp.Evaluate("document.readyState === 'complete' && document.querySelector("+strconv.Quote(selector)+") !== null", &there)); err == nil && there {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			s.run(chromedp.ActionFunc(func(context.Context) error { return fmt.Errorf("no %s on the page", selector) }))
+		}
+	}
+}
+
+// picture checks that the page fits its window and was styled, and keeps a
+// picture of it if asked to.
+func (s *screen) picture(name string) {
+	s.t.Helper()
+	var page []byte
+	var wide, styled bool
+	s.run(chromedp.Evaluate(`document.documentElement.scrollWidth > window.innerWidth`, &wide),
+		chromedp.Evaluate(`getComputedStyle(document.querySelector("main")).maxWidth !== "none" || window.innerWidth < 500`, &styled),
+		chromedp.FullScreenshot(&page, 100))
+	if wide {
+		s.t.Errorf("%s is wider than the window", name)
+	}
+	if !styled {
+		s.t.Errorf("%s has no style", name)
+	}
+	if _, err := png.Decode(bytes.NewReader(page)); err != nil {
+		s.t.Errorf("%s: %v", name, err)
+	}
+	if s.folder == "" {
+		return
+	}
+	file := filepath.Join(s.folder, filepath.Base(s.t.Name())+"-"+name+".png")
+	if err := os.WriteFile(file, page, 0o600); err != nil {
+		s.t.Error(err)
+	}
+}
