@@ -41,8 +41,8 @@ type connection struct {
 	close  sync.Once
 
 	mu      sync.Mutex // guards the fields below
-	hurried bool
-	cause   string // why it ended, if we ended it
+	hurried bool       // it is being ended by us
+	cause   string     // why we ended it
 
 	// Set before the session is established and not changed afterwards, by
 	// the goroutine that serves the connection.
@@ -237,10 +237,11 @@ func (c *connection) Close() error {
 // longer than twice the farewell time.
 func (c *connection) drop(code packets.Code, why string) {
 	c.mu.Lock()
-	if c.cause == "" {
-		c.cause = why
+	if c.hurried { // somebody else's reason came first
+		c.mu.Unlock()
+		return
 	}
-	c.hurried = true
+	c.cause, c.hurried = why, true
 	_ = c.Conn.SetWriteDeadline(time.Now().Add(farewell))
 	c.mu.Unlock()
 	c.cancel()

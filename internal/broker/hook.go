@@ -124,8 +124,8 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		c.subscriber.start()
 	}
 	h.b.cfg.Log.Info("mqtt connected", c.attrs("use", string(c.use), "version", c.version, "session_present", c.present)...)
-	if c.ctx.Err() != nil { // ended while CONNACK was on its way
-		c.drop(packets.ErrNotAuthorized, "")
+	if c.ctx.Err() != nil { // it was ended while CONNACK was on its way
+		cl.Stop(packets.ErrNotAuthorized)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -111,6 +112,12 @@ func (s *subscriber) fail(err error) {
 	switch {
 	case s.c.ctx.Err() != nil:
 	case keyholder.CodeOf(err) == keyholder.Denied:
+		// If this is a cut, [Broker.End] ends the connection and counts it.
+		select {
+		case <-s.c.ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
 		s.c.drop(packets.ErrNotAuthorized, err.Error())
 	case keyholder.CodeOf(err) == keyholder.Unavailable:
 		s.c.drop(packets.ErrServerShuttingDown, err.Error())
