@@ -163,15 +163,17 @@ func (d *demo) stay(ctx context.Context) {
 
 // close stops everything the demo started and removes its folder.
 func (d *demo) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	var errs []error
 	for _, a := range d.apps {
 		if a != nil && a.pool != nil {
-			a.pool.Close()
+			errs = append(errs, a.pool.Close(ctx))
 		}
 	}
-	if d.receiver != nil {
+	if d.receiver != nil && d.receiver.server != nil {
 		d.receiver.close()
 	}
-	var errs []error
 	for _, f := range []*fabric{d.fabric, d.appSide} {
 		if f != nil {
 			errs = append(errs, f.close(ctx))

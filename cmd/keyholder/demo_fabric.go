@@ -33,6 +33,7 @@ type fabric struct {
 	roots  *x509.CertPool
 	caFile string
 	log    *os.File
+	logger *slog.Logger
 }
 
 func startFabric(ctx context.Context, dir string) (*fabric, error) {
@@ -50,7 +51,8 @@ func startFabric(ctx context.Context, dir string) (*fabric, error) {
 	if f.log, err = os.OpenFile(filepath.Join(dir, "keyholder.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
-	if f.daemon, err = daemon.Start(ctx, daemon.Options{Dir: dir, Config: config, Log: slog.New(slog.NewTextHandler(f.log, nil))}); err != nil {
+	f.logger = slog.New(slog.NewTextHandler(f.log, nil))
+	if f.daemon, err = daemon.Start(ctx, daemon.Options{Dir: dir, Config: config, Log: f.logger}); err != nil {
 		return nil, errors.Join(err, f.log.Close())
 	}
 	if f.admin, err = console.Dial(dir); err != nil {

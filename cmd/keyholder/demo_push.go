@@ -29,14 +29,16 @@ const patience = 5 * time.Second
 // connect opens the MQTT connections of an app: one for each owner (FDS
 // 2.6.4.2).
 func (d *demo) connect(ctx context.Context, app *demoApp, names ...string) error {
-	pool, err := mqttpool.New(mqttpool.Config{Broker: d.fabric.daemon.MQTT, RootCAs: d.fabric.roots})
+	pool, err := mqttpool.New(mqttpool.Config{Broker: d.fabric.daemon.MQTT, RootCAs: d.fabric.roots, Log: d.fabric.logger})
 	if err != nil {
 		return err
 	}
 	app.pool = pool
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	for _, name := range names {
 		s := d.subs[name]
-		if err := pool.Add(ctx, mqttpool.Subscription{
+		if err := pool.Add(mqttpool.Subscription{
 			ID:          s.id,
 			Certificate: func() (*tls.Certificate, error) { return &s.certificate, nil },
 			Handler: func(_ context.Context, m mqttpool.Message) error {
@@ -45,6 +47,11 @@ func (d *demo) connect(ctx context.Context, app *demoApp, names ...string) error
 			},
 		}); err != nil {
 			return err
+		}
+	}
+	for _, name := range names {
+		if err := pool.Ready(ctx, d.subs[name].id); err != nil {
+			return fmt.Errorf("%s connects for %s: %w", app.Name, d.subs[name].owner.Key, err)
 		}
 	}
 	return nil
@@ -284,7 +291,9 @@ func (d *demo) webhook(ctx context.Context) error {
 	}
 	// The chapters that follow play other clients with the same identities.
 	for _, a := range d.apps {
-		a.pool.Close()
+		if err := a.pool.Close(ctx); err != nil {
+			return err
+		}
 		a.pool = nil
 	}
 	return nil
