@@ -54,6 +54,7 @@ func agreements() noun[console.Agreement] {
 			{title: "end", text: func(a console.Agreement, _ time.Time) string { return stamp(a.End) }, wide: true},
 			{title: "added", text: func(a console.Agreement, _ time.Time) string { return stamp(a.Created) }, wide: true},
 		},
+		help: "Those that were cut are among them.",
 		example: `  ID                                    PROVIDER  OWNER    PURPOSE          STATE
   6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30  Soap Inc  st-anna  refill planning  in force until 2028-01-01 00:00:00Z`,
 	}

@@ -139,6 +139,7 @@ func apps() noun[keyholder.App] {
 			{title: "redirect", text: func(a keyholder.App, _ time.Time) string { return joined(a.RedirectURIs, "-") }, wide: true},
 			{title: "added", text: func(a keyholder.App, _ time.Time) string { return stamp(a.Created) }, wide: true},
 		},
+		help: "Those that were cut are among them.",
 		example: `  ID                                    NAME     AUTHENTICATION   GRANTS              STATE
   fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24  Cleaner  tls_client_auth  client_credentials  in force`,
 	}

@@ -179,6 +179,7 @@ func certificates() noun[console.CertificateText] {
 			{title: "issued", text: func(k row, _ time.Time) string { return stamp(k.Issued) }, wide: true},
 		},
 		more: func(w io.Writer, k row, _ time.Time) { fmt.Fprintf(w, "\n%s", k.PEM) },
+		help: "Those that ended or were revoked are among them.",
 		example: `  SERIAL                            FOR           ID                                    NAME              STATE
   5d0c9b1f8e7a46c2b3d4e5f60718293a  subscription  2b4d4f6a-8c0e-4d1b-9f5a-7c027a3c5e1f  st-anna, Cleaner  in force until 2027-02-22 09:30:00Z`,
 	}

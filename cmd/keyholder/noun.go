@@ -21,7 +21,7 @@ type noun[T any] struct {
 	show    func(*console.Client, context.Context, string) (T, error)
 	columns []column[T]
 	more    func(io.Writer, T, time.Time) // printed by show below the columns; may be nil
-	help    string                        // further words for the help; may be empty
+	help    string                        // further lines for the help; may be empty
 	example string                        // lines that `list` prints
 }
 
@@ -35,7 +35,8 @@ type column[T any] struct {
 // runList prints all of them, as a table or as JSON.
 func (n noun[T]) runList(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, n.name+" list", fmt.Sprintf(`
-Lists all %s, the oldest first, those that were cut included. %s
+Lists all %s, the oldest first.
+%s
 
 example:
   $ keyholder %s list

@@ -46,6 +46,7 @@ func providers() noun[keyholder.Provider] {
 			}},
 			{title: "added", text: func(p keyholder.Provider, _ time.Time) string { return stamp(p.Created) }, wide: true},
 		},
+		help: "Those that were cut are among them.",
 		example: `  ID                                    NAME      STATE
   7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02  Soap Inc  in force`,
 	}

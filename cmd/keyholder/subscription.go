@@ -76,6 +76,7 @@ func subscriptions() noun[console.SubscriptionDetail] {
 			{title: "scope", text: func(s row, _ time.Time) string { return joined(s.Scope, "all kinds") }, wide: true},
 		},
 		more: func(w io.Writer, s row, _ time.Time) { printChain(w, s.Chain) },
+		help: "Those that were cut are among them.",
 		example: `  ID                                    OWNER    PROVIDER  APP      QUEUED  STATE
   2b4d4f6a-8c0e-4d1b-9f5a-7c027a3c5e1f  st-anna  Soap Inc  Cleaner  0       in force`,
 	}

@@ -78,6 +78,7 @@ func webhooks() noun[console.Webhook] {
 			{title: "client", text: func(w console.Webhook, _ time.Time) string { return w.Client }, wide: true},
 			{title: "added", text: func(w console.Webhook, _ time.Time) string { return stamp(w.Created) }, wide: true},
 		},
+		help: "Those that have ended are among them.",
 		example: `  ID                                    SUBSCRIPTION                          URL                           STATE
   9d1b3f5a-7c02-4a3c-8e1f-2b4d4f6a8c0e  2b4d4f6a-8c0e-4d1b-9f5a-7c027a3c5e1f  https://app.example/fds/push  in force`,
 	}
