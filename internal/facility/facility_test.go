@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -202,6 +203,26 @@ func TestListsManyPages(t *testing.T) {
 	stop := errors.New("enough")
 	if err := f.Each(t.Context(), forkInc, northgate, keyholder.Statuses, nil, func(json.RawMessage) error { return stop }); err != stop {
 		t.Errorf("Each returned %v, want the caller's error", err)
+	}
+}
+
+// Ensure that a page ends at its bound of bytes too, by ID and without, and
+// that nothing is lost or doubled there.
+func TestListsLargeItems(t *testing.T) {
+	f := open(t, 0)
+	var ids, want []string
+	for i := range 60 {
+		id := fmt.Sprintf("D%02d", i)
+		ids = append(ids, id)
+		want = append(want, fmt.Sprintf(`{"device_id":%q,"generic":{},"x":"%s"}`, id, strings.Repeat("x", i%7*40_000)))
+	}
+	put(t, f, forkInc, northgate, keyholder.Diagnostics, want...)
+	for what, got := range map[string][]string{
+		"all": list(t, f, forkInc, northgate, keyholder.Diagnostics), "by ID": list(t, f, forkInc, northgate, keyholder.Diagnostics, ids...),
+	} {
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %d items, not those that were put", what, len(got))
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -37,60 +38,118 @@ func (f *Facility) List(ctx context.Context, provider keyholder.ProviderID, owne
 // order, reading as it goes; an error of do stops it and is returned as it is.
 // An item replaced meanwhile is seen once, old or new.
 func (f *Facility) Each(ctx context.Context, provider keyholder.ProviderID, owner keyholder.OwnerID, kind keyholder.Kind, ids []string, do func(json.RawMessage) error) error {
-	query := `SELECT seq, body FROM items WHERE provider = ? AND owner = ? AND kind = ? AND seq > ? ORDER BY seq LIMIT ?`
-	extra := []any{}
-	if ids != nil {
-		list, err := json.Marshal(ids)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", kind, err)
-		}
-		// The hint keeps SQLite on the index by entity: walking a whole
-		// history in order to find a few devices would cost far more.
-		query = `SELECT seq, body FROM items INDEXED BY items_by_entity
-			WHERE provider = ? AND owner = ? AND kind = ? AND seq > ? AND entity IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?`
-		extra = append(extra, string(list))
+	s := shelf{provider, owner, kind}
+	if ids == nil {
+		return f.eachAll(ctx, s, do)
 	}
-	after := int64(0)
-	for {
-		args := append([]any{string(provider), string(owner), string(kind), after}, extra...)
-		page, last, more, err := f.page(ctx, query, append(args, pageItems))
-		if err != nil {
-			return fmt.Errorf("list %s: %w", kind, err)
+	return f.eachOf(ctx, s, ids, do)
+}
+
+func (f *Facility) eachAll(ctx context.Context, s shelf, do func(json.RawMessage) error) error {
+	for after := int64(0); ; {
+		page, last, _, err := f.page(ctx, `SELECT seq, body FROM items WHERE provider = ? AND owner = ? AND kind = ? AND seq > ? ORDER BY seq LIMIT ?`,
+			string(s.provider), string(s.owner), string(s.kind), after, pageItems)
+		if err != nil || len(page) == 0 {
+			return err
 		}
 		for _, body := range page {
 			if err := do(body); err != nil {
 				return err
 			}
 		}
-		if !more {
-			return nil
-		}
 		after = last
 	}
 }
 
-// page reads up to a page of items, the seq of its last one, and whether
-// there may be more.
-func (f *Facility) page(ctx context.Context, query string, args []any) ([]json.RawMessage, int64, bool, error) {
+// eachOf finds the items' numbers first: to sort what the IDs select anew for
+// each page would cost the square of its length.
+func (f *Facility) eachOf(ctx context.Context, s shelf, ids []string, do func(json.RawMessage) error) error {
+	seqs, err := f.seqsOf(ctx, s, ids)
+	if err != nil {
+		return err
+	}
+	for len(seqs) > 0 {
+		some := seqs[:min(len(seqs), pageItems)]
+		list, err := json.Marshal(some)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", s.kind, err)
+		}
+		page, last, whole, err := f.page(ctx, `SELECT seq, body FROM items WHERE seq IN (SELECT value FROM json_each(?))
+			AND provider = ? AND owner = ? AND kind = ? ORDER BY seq`, string(list), string(s.provider), string(s.owner), string(s.kind))
+		if err != nil {
+			return err
+		}
+		for _, body := range page {
+			if err := do(body); err != nil {
+				return err
+			}
+		}
+		read := len(some)
+		if !whole {
+			at, _ := slices.BinarySearch(some, last)
+			read = at + 1
+		}
+		seqs = seqs[read:]
+	}
+	return nil
+}
+
+// seqsOf returns the numbers of the items that the IDs select, in order.
+func (f *Facility) seqsOf(ctx context.Context, s shelf, ids []string) ([]int64, error) {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.kind, err)
+	}
+	// The hint keeps SQLite on the index by entity: walking a whole history in
+	// order to find a few devices would cost far more.
+	rows, err := f.store.Read().QueryContext(ctx, `SELECT seq FROM items INDEXED BY items_by_entity
+		WHERE provider = ? AND owner = ? AND kind = ? AND entity IN (SELECT value FROM json_each(?)) ORDER BY seq`,
+		string(s.provider), string(s.owner), string(s.kind), string(list))
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.kind, err)
+	}
+	defer rows.Close()
+	var seqs []int64
+	for rows.Next() {
+		var seq int64
+		if err := rows.Scan(&seq); err != nil {
+			return nil, fmt.Errorf("list %s: %w", s.kind, err)
+		}
+		seqs = append(seqs, seq)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.kind, err)
+	}
+	return seqs, nil
+}
+
+// page reads items up to the bound of bytes, and says the number of the last
+// one and whether it read all that the query gives.
+func (f *Facility) page(ctx context.Context, query string, args ...any) ([]json.RawMessage, int64, bool, error) {
 	rows, err := f.store.Read().QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, 0, false, err
+		return nil, 0, false, fmt.Errorf("list items: %w", err)
 	}
 	defer rows.Close()
 	var page []json.RawMessage
 	var last int64
-	size := 0
-	for rows.Next() {
+	whole := false
+	for size := 0; size < pageBytes; {
+		if !rows.Next() {
+			whole = true
+			break
+		}
 		var body []byte
 		if err := rows.Scan(&last, &body); err != nil {
-			return nil, 0, false, err
+			return nil, 0, false, fmt.Errorf("list items: %w", err)
 		}
 		page = append(page, body)
-		if size += len(body); size >= pageBytes {
-			return page, last, true, rows.Err()
-		}
+		size += len(body)
 	}
-	return page, last, len(page) == pageItems, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, 0, false, fmt.Errorf("list items: %w", err)
+	}
+	return page, last, whole, nil
 }
 
 // Undefined says whether FDS version 2 leaves the endpoint of a kind
