@@ -1,0 +1,4 @@
+package mqttpool
+
+// ParseMessage reads a message of a subscription.
+var ParseMessage = parseMessage
