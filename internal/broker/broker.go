@@ -33,16 +33,19 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 )
 
-// Config says what a broker needs. Ledger, Mailbox, Certificate and ClientCAs
-// are required; zero values of the rest stand for the defaults named.
+// Config says what a broker needs. Ledger, Mailbox, ClientCAs and one of
+// Certificate and GetCertificate are required; zero values of the rest stand
+// for the defaults named.
 type Config struct {
 	Ledger      *ledger.Ledger
 	Mailbox     *mailbox.Mailbox
-	Certificate tls.Certificate      // of the listener
-	ClientCAs   *x509.CertPool       // who may issue client certificates
-	TLS         keyholder.TLSProfile // "": strict, which is exactly TLS 1.2
-	Now         func() time.Time     // nil: the ledger's
-	Log         *slog.Logger         // nil: slog.Default
+	Certificate tls.Certificate // of the listener
+	// GetCertificate is asked in every handshake, for a certificate that is renewed while serving.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	ClientCAs      *x509.CertPool       // who may issue client certificates
+	TLS            keyholder.TLSProfile // "": strict, which is exactly TLS 1.2
+	Now            func() time.Time     // nil: the ledger's
+	Log            *slog.Logger         // nil: slog.Default
 
 	MaxConnections    int           // 0: 20,000; more are closed at once
 	MaxHandshakes     int           // under way at the same time; 0: 512
@@ -84,7 +87,8 @@ type Broker struct {
 
 // New returns a broker. Sessions that a crash left open begin to expire now.
 func New(cfg Config) (*Broker, error) {
-	if cfg.Ledger == nil || cfg.Mailbox == nil || cfg.ClientCAs == nil || len(cfg.Certificate.Certificate) == 0 {
+	if cfg.Ledger == nil || cfg.Mailbox == nil || cfg.ClientCAs == nil ||
+		len(cfg.Certificate.Certificate) == 0 && cfg.GetCertificate == nil {
 		return nil, errors.New("open the broker: a ledger, a mailbox, a certificate and client authorities are needed")
 	}
 	if err := cfg.setDefaults(); err != nil {

@@ -59,7 +59,11 @@ type connection struct {
 // about it. VerifyConnection runs for resumed sessions too.
 func (b *Broker) tlsConfig() *tls.Config {
 	c := b.cfg.TLS.Config()
-	c.Certificates = []tls.Certificate{b.cfg.Certificate}
+	if b.cfg.GetCertificate != nil {
+		c.GetCertificate = b.cfg.GetCertificate
+	} else {
+		c.Certificates = []tls.Certificate{b.cfg.Certificate}
+	}
 	c.ClientCAs = b.cfg.ClientCAs
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.Time = b.cfg.Now

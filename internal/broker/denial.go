@@ -72,7 +72,7 @@ func (d *denials) stop() {
 // admit says whether a refusal of a client is within its bound, and how many
 // were left out before it.
 func (d *denials) admit(client string) (left int, ok bool) {
-	now := time.Now()
+	now := d.b.cfg.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k := d.buckets[client]

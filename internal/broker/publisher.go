@@ -148,6 +148,9 @@ func (p *publisher) store(batch []publication) {
 		}
 		return nil
 	})
+	if err != nil {
+		tried = len(batch) // none of them is stored
+	}
 	for i, m := range batch[:tried] {
 		if err != nil {
 			outcome[i] = err
@@ -156,10 +159,6 @@ func (p *publisher) store(batch []publication) {
 			p.stop()
 			return
 		}
-	}
-	if tried == 0 && err != nil {
-		p.answer(batch[0], err)
-		p.stop()
 	}
 }
 
@@ -207,10 +206,13 @@ func (p *publisher) answer(m publication, err error) bool {
 	return true
 }
 
-// puback answers a publish. If the client is gone it will repeat the publish.
+// puback answers a publish. A client that does not get it will repeat the
+// publish on its next connection.
 func (c *connection) puback(id uint16, code packets.Code, reason string) {
-	_ = c.cl.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id,
-		ReasonCode: code.Code, Properties: packets.Properties{ReasonString: reason}})
+	if err := c.cl.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id,
+		ReasonCode: code.Code, Properties: packets.Properties{ReasonString: reason}}); err != nil && c.ctx.Err() == nil {
+		c.drop(packets.ErrUnspecifiedError, "an acknowledgement could not be sent: "+err.Error())
+	}
 }
 
 // publishCode translates the outcome of a publish into MQTT 5 (section
