@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -185,7 +186,7 @@ func classOf(err error) string {
 		refused *oauth2.RetrieveError
 		e       *keyholder.Error
 		dns     *net.DNSError
-		alert   tls.AlertError
+		op      *net.OpError
 		verify  *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
 		address *url.Error
@@ -210,7 +211,9 @@ func classOf(err error) string {
 		return where + ": its name is not known"
 	case errors.As(err, &verify):
 		return where + ": its certificate is not trusted"
-	case errors.As(err, &alert), errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &op) && strings.HasSuffix(op.Op, " error"),
+		errors.As(err, &address) && strings.HasPrefix(address.Err.Error(), "tls: "):
+		// A TLS alert is an operation "remote error" or "local error".
 		return where + ": the TLS handshake failed"
 	case errors.As(err, &e) && e.Code == keyholder.Denied:
 		return "not permitted"
