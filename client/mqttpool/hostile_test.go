@@ -329,3 +329,77 @@ func TestNothingOvertakes(t *testing.T) {
 		t.Errorf("handled %v", got)
 	}
 }
+
+// Ensure that a message whose handler gives up because its subscription is
+// removed is never acknowledged.
+func TestGivenUpIsNotAcknowledged(t *testing.T) {
+	h := newHostile(t, func(c net.Conn, _ int) error {
+		if _, err := welcome(c, 0, 1); err != nil {
+			return err
+		}
+		p := &packets.Publish{Topic: "fds/v2/" + testSub + "/events", QoS: 1, PacketID: 1, Payload: []byte("{}"), Properties: &packets.Properties{}}
+		if _, err := p.WriteTo(c); err != nil {
+			return err
+		}
+		for {
+			p, err := packets.ReadPacket(c)
+			if err != nil {
+				return nil // the end of the connection
+			}
+			if p.Type == packets.PUBACK {
+				return errors.New("a message was acknowledged that nobody took")
+			}
+		}
+	})
+	s := h.subscriber()
+	entered := make(chan struct{})
+	s.set(func(ctx context.Context, _ mqttpool.Message) error {
+		entered <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	p := h.pool()
+	for range 20 { // it is a matter of timing
+		if err := p.Add(s.subscription()); err != nil {
+			t.Fatal(err)
+		}
+		<-entered
+		p.Remove(s.id)
+	}
+}
+
+// Ensure that after a takeover a pool does not come back at once.
+func TestTakenOverStaysAway(t *testing.T) {
+	h := newHostile(t, func(c net.Conn, _ int) error {
+		if _, err := welcome(c, 0, 1); err != nil {
+			return err
+		}
+		_, err := (&packets.Disconnect{ReasonCode: packets.DisconnectSessionTakenOver, Properties: &packets.Properties{}}).WriteTo(c)
+		if err != nil {
+			return err
+		}
+		_, err = read[*packets.Disconnect](c)
+		return err
+	})
+	s := h.subscriber()
+	p := h.pool()
+	if err := p.Add(s.subscription()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it says why", func() bool {
+		return health(t, p, s).LastError == "another connection of the same subscription took over"
+	})
+	over := time.After(time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if h.connections() > 1 {
+				t.Fatal("it came back within a second")
+			}
+		case <-over:
+			return
+		}
+	}
+}
