@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -48,9 +47,7 @@ func (c *Console) expiring(_ context.Context, q map[string]string) ([]Expiry, er
 				Todo: "the owner gives it again: by signing in, or with `keyholder subscription add`"})
 		}
 	}
-	slices.SortStableFunc(found, func(a, b Expiry) int {
-		return cmp.Or(a.Ends.Compare(b.Ends), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortStableFunc(found, func(a, b Expiry) int { return a.Ends.Compare(b.Ends) })
 	return found, nil
 }
 
@@ -62,15 +59,20 @@ func (c *Console) expiringCertificates(soon func(time.Time) bool) []Expiry {
 		use keyholder.CertificateUse
 		id  string
 	}
+	all := c.ledger.ListCertificates()
 	last := map[subject]keyholder.Certificate{}
-	for _, k := range c.ledger.ListCertificates() {
+	for _, k := range all {
 		s := subject{k.Use, k.Subject}
 		if k.Revoked.IsZero() && k.NotAfter.After(last[s].NotAfter) {
 			last[s] = k
 		}
 	}
 	found := []Expiry{}
-	for s, k := range last {
+	for _, k := range all {
+		s := subject{k.Use, k.Subject}
+		if last[s] != k {
+			continue
+		}
 		inForce := keyholder.PermitCertify(s.use, c.ledger.Standing(keyholder.SubscriptionID(s.id)),
 			c.ledger.Provider(keyholder.ProviderID(s.id)), c.ledger.App(keyholder.AppID(s.id)), c.now()).Allowed
 		if inForce && soon(k.NotAfter) {
