@@ -388,6 +388,11 @@ func TestPermitConsent(t *testing.T) {
 		t.Error("an agreement without a provider was shared")
 	}
 	nobodys = agreement("good")
+	nobodys.ID = ""
+	if v := keyholder.PermitConsent(keyholder.User{ID: theUser, Owner: theOwner}, nobodys, provider("good"), app("good"), now); v.Allowed {
+		t.Error("an agreement without an ID was shared")
+	}
+	nobodys = agreement("good")
 	nobodys.Owner = ""
 	if v := keyholder.PermitConsent(keyholder.User{ID: theUser}, nobodys, provider("good"), app("good"), now); v.Allowed {
 		t.Error("an agreement without an owner was shared")

@@ -20,7 +20,7 @@ var goodLevels = []string{
 
 // badTopics are wrong as a name and as a filter.
 var badTopics = []string{
-	"", "/", "#", "+", "+/#", "+/+/#", "fds", "fds/", "fds/#", "fds/v2", "fds/v2/", "fds/v2/#", "fds/v2/+", "fds/v2/+/x", "fds/v2/+/#", "fds/+/" + goodID + "/x",
+	"", "/", "#", "+", goodID + "/x", "/" + goodID + "/x", "+/#", "+/+/#", "fds", "fds/", "fds/#", "fds/v2", "fds/v2/", "fds/v2/#", "fds/v2/+", "fds/v2/+/x", "fds/v2/+/#", "fds/+/" + goodID + "/x",
 	"+/v2/" + goodID + "/x", "+/+/" + goodID + "/#", "fds/v2/" + goodID, "fds/v2/" + goodID + "x", "fds/v2/" + goodID + "x/y", prefix,
 	"/" + prefix + "x", "fds//" + goodID + "/x", "fds/v2//x", "FDS/v2/" + goodID + "/x", "fds/V2/" + goodID + "/x",
 	"fds/v1/" + goodID + "/x", "fds/v2 /" + goodID + "/x", " fds/v2/" + goodID + "/x", "fds/v2/" + strings.ToUpper(goodID) + "/x",
