@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -43,7 +44,7 @@ type Metadata struct {
 // location or else that of RFC 8414. Issuer and endpoints must be https URLs,
 // and the document must name the same issuer (RFC 8414 section 3.3).
 // Redirects are not followed. A nil client means one of the strict TLS
-// profile that trusts the system's roots.
+// profile that trusts the system's roots; see [HTTPClient].
 //
 // The error is an [keyholder.Error]: Invalid if issuer or document are wrong,
 // Unavailable if the document cannot be had now.
@@ -99,18 +100,27 @@ func secureURL(s string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.Fragment == "" && !strings.Contains(s, "#")
 }
 
+// HTTPClient returns a client for the servers of a deployment: it speaks the
+// TLS profile, trusts roots, or the system's if that is nil, and presents no
+// certificate. Give it to [Discover] and [FetchKeys].
+func HTTPClient(roots *x509.CertPool, profile keyholder.TLSProfile) *http.Client {
+	c := profile.Config()
+	c.RootCAs = roots
+	return &http.Client{Transport: &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		TLSClientConfig:     c,
+		TLSHandshakeTimeout: fetchTimeout,
+		MaxIdleConns:        4,
+		IdleConnTimeout:     time.Minute,
+		ForceAttemptHTTP2:   true,
+	}}
+}
+
 // fetcher returns a copy of client that follows no redirect and does not wait
 // for ever.
 func fetcher(client *http.Client) *http.Client {
 	if client == nil {
-		client = &http.Client{Transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			TLSClientConfig:     keyholder.TLSStrict.Config(),
-			TLSHandshakeTimeout: fetchTimeout,
-			MaxIdleConns:        4,
-			IdleConnTimeout:     time.Minute,
-			ForceAttemptHTTP2:   true,
-		}}
+		client = HTTPClient(nil, keyholder.TLSStrict)
 	}
 	c := *client
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -111,7 +111,8 @@ func TestFetchKeysRFC8414(t *testing.T) {
 	i := newIssuer(t)
 	p := publish(t, keySet(t, map[string]*issuer{"key-1": i}))
 	p.set(func() { p.only = "/.well-known/oauth-authorization-server" })
-	key, err := guard.FetchKeys(p.srv.URL, clientOf(t, p.srv))(t.Context(), "key-1")
+	roots := p.srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	key, err := guard.FetchKeys(p.srv.URL, guard.HTTPClient(roots, keyholder.TLSStrict))(t.Context(), "key-1")
 	if err != nil || !i.key.PublicKey.Equal(key) {
 		t.Errorf("key %v, error %v", key, err)
 	}

@@ -511,3 +511,25 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Ensure that many subscriptions find their way through few handshakes at a
+// time, and come back after a restart, each with its own messages.
+func TestMany(t *testing.T) {
+	w := newWorld(t)
+	var all []*subscriber
+	for n := range 30 {
+		all = append(all, w.subscriber(fmt.Sprintf("owner-%d", n)))
+	}
+	p := w.pool(func(c *mqttpool.Config) { c.HandshakeLimit = 2 })
+	add(t, p, all...)
+	for _, s := range all {
+		w.push(s, 0, 3)
+	}
+	w.Restart()
+	for _, s := range all {
+		w.push(s, 3, 5)
+	}
+	for _, s := range all {
+		s.check(t, 5)
+	}
+}
