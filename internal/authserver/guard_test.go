@@ -191,6 +191,9 @@ func TestAnotherBrowser(t *testing.T) {
 	}
 	// A browser with a sign-in of its own, which has a cookie too.
 	stranger.open(b.issuer + "/authorize?" + authorization(b.app).Encode())
+	if stranger.open(address); stranger.page.status != http.StatusForbidden || strings.Contains(stranger.page.body, b.user.Login) {
+		t.Errorf("a browser with another cookie sees the page: status %d", stranger.page.status)
+	}
 	if stranger.send(address, fields); stranger.left != nil || stranger.page.status != http.StatusForbidden {
 		t.Errorf("a browser with another cookie shared: %v, status %d", stranger.left, stranger.page.status)
 	}
@@ -314,6 +317,23 @@ func TestStorageFault(t *testing.T) {
 		if r := request(); r.status != http.StatusOK {
 			t.Errorf("%s after the fault: status %d, body %s", name, r.status, r.body)
 		}
+	}
+}
+
+// Ensure that a redemption that failed half-way, because of the database,
+// does not spend the code.
+func TestStorageFaultSparesTheCode(t *testing.T) {
+	b := open(t)
+	code := b.code(b.app)
+	db := must(sql.Open("sqlite", "file:"+b.path+"?_pragma=busy_timeout(10000)"))
+	defer db.Close()
+	must(db.Exec("CREATE TRIGGER fault BEFORE UPDATE OF refresh_hash ON grants BEGIN SELECT RAISE(ABORT, 'fault'); END"))
+	if r := b.redeem(code); r.status != http.StatusServiceUnavailable {
+		t.Errorf("during the fault: status %d, body %s", r.status, r.body)
+	}
+	must(db.Exec("DROP TRIGGER fault"))
+	if r := b.redeem(code); r.status != http.StatusOK {
+		t.Errorf("after the fault: status %d, body %s", r.status, r.body)
 	}
 }
 

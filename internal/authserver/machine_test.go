@@ -90,10 +90,18 @@ func TestClientCredentials(t *testing.T) {
 			}
 		})
 	}
-	unknown := b.post(b.client(), "/token", b.asApp("grant_type", "client_credentials", "subscription_id", "6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30"))
-	foreign := b.post(b.client(), "/token", b.asApp("grant_type", "client_credentials", "subscription_id", string(theirs.ID)))
-	if unknown.body != foreign.body {
-		t.Errorf("what does not exist and what is not yours differ:\n%s%s", unknown.body, foreign.body)
+}
+
+// Ensure that what does not exist and what is not yours get one answer.
+func TestNoExistenceOracle(t *testing.T) {
+	b := open(t)
+	theirs := must(b.ledger.GiveConsent(t.Context(), "administrator", keyholder.Consent{Agreement: b.agreement.ID, App: b.certApp.ID}, ""))
+	ask := func(sub string) string {
+		return b.post(b.client(), "/token", b.asApp("grant_type", "client_credentials", "subscription_id", sub)).body
+	}
+	unknown, foreign := ask("6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30"), ask(string(theirs.ID))
+	if unknown != foreign || !strings.Contains(unknown, "invalid_grant") {
+		t.Errorf("the answers are:\n%s%s", unknown, foreign)
 	}
 }
 
@@ -272,6 +280,31 @@ func TestCut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Ensure that nothing outlives an agreement that ends by itself: no token is
+// given after its end, and one given shortly before ends with it.
+func TestAgreementEnds(t *testing.T) {
+	b := open(t)
+	must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(b.agreement.ID)}, "replaced"))
+	end := b.now().Add(8 * time.Minute)
+	must(b.ledger.AddAgreement(t.Context(), "administrator", keyholder.Agreement{Provider: b.provider.ID, Owner: b.owner.ID, Purpose: "Trial", End: end}))
+	tokens := b.tokens()
+	b.pass(4 * time.Minute)
+	late := b.refresh(tokens.text("refresh_token"))
+	exp, _ := b.claims(late.text("access_token"), "at+jwt")["exp"].(float64)
+	if in, _ := late.json["expires_in"].(float64); in > 240 || in < 200 || time.Unix(int64(exp), 0).After(end) {
+		t.Errorf("a token given 4 minutes before the end lives %v s, until %v", late.json["expires_in"], time.Unix(int64(exp), 0))
+	}
+	machine := b.asApp("grant_type", "client_credentials", "subscription_id", string(b.subscription(late.text("access_token"))))
+	code := b.code(b.app)
+	b.pass(end.Sub(b.now()) - 10*time.Second)
+	last := b.code(b.app)
+	b.pass(11 * time.Second)
+	refused(t, b.refresh(late.text("refresh_token")), http.StatusBadRequest, "invalid_grant")
+	refused(t, b.post(b.client(), "/token", machine), http.StatusBadRequest, "invalid_grant")
+	refused(t, b.redeem(code), http.StatusBadRequest, "invalid_grant")
+	refused(t, b.redeem(last), http.StatusBadRequest, "invalid_grant")
 }
 
 // Ensure that a cut racing with refreshes never leaves a living refresh token.
