@@ -37,15 +37,16 @@ const (
 // parties that use it: one provider, the owners of the sample facility, two
 // apps, and a subscription of each owner for each app.
 type bench struct {
-	t        testing.TB
-	url      string
-	client   *http.Client
-	ledger   *ledger.Ledger
-	facility *facility.Facility
-	mailbox  *mailbox.Mailbox
-	guard    *guard.Guard
-	ring     *keyring.Ring
-	log      *logBuffer
+	t         testing.TB
+	url       string
+	client    *http.Client
+	ledger    *ledger.Ledger
+	facility  *facility.Facility
+	mailbox   *mailbox.Mailbox
+	guard     *guard.Guard
+	ring      *keyring.Ring
+	authority *pki.Authority
+	log       *logBuffer
 
 	provider, rival keyholder.Provider
 	owners          map[string]keyholder.Owner
@@ -132,8 +133,10 @@ func (b *bench) serve(dir string, h http.Handler) {
 		b.t.Fatal(err)
 	}
 	authority := must(pki.Open(dir))
+	b.authority = authority
 	c := keyholder.TLSStrict.Config()
 	c.Certificates = []tls.Certificate{must(authority.ServerCertificate([]string{"127.0.0.1"}, time.Now()))}
+	c.ClientAuth = tls.RequestClientCert
 	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	done := make(chan struct{})

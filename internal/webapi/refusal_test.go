@@ -2,6 +2,9 @@ package webapi_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
+	"github.com/fds-keyholder/keyholder/internal/pki"
 )
 
 const unauthorized = `{"status":401,"message":"unauthorized_request"}`
@@ -54,7 +58,7 @@ func TestUnauthorized(t *testing.T) {
 		refused(t, name, b.do("DELETE", "/fds/v2/tag/00000000-0000-4000-8000-000000000000", token, "", ""))
 		refused(t, name, b.do("PUT", "/fds/v2/tag/x/entities", token, "application/json", `[]`))
 	}
-	for _, name := range []string{"none", "garbage", "expired"} {
+	for _, name := range []string{"none", "garbage", "expired", "bound, no certificate"} {
 		refused(t, name, b.get("/fds/v2/nothing", tokens[name]))
 		refused(t, name, b.get("/fds/v2", tokens[name]))
 		refused(t, name, b.do("DELETE", "/fds/v2/statuses", tokens[name], "", ""))
@@ -78,6 +82,54 @@ func TestUnauthorized(t *testing.T) {
 	refused(t, "in the query", b.get("/fds/v2/statuses?access_token="+good, ""))
 	if strings.Contains(b.log.String(), good) {
 		t.Error("the log holds a token")
+	}
+}
+
+// Ensure that a token bound to a certificate (RFC 8705) works with that
+// certificate, and with no other.
+func TestBoundToken(t *testing.T) {
+	b := open(t, limits{})
+	pair := func() (tls.Certificate, string) {
+		key := must(pki.NewKey())
+		request := must(pki.ParseRequest(must(pki.NewRequest(key, "app"))))
+		pem, _, err := b.authority.Sign(request, keyholder.ForApp, string(b.apps[0].ID), time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := must(tls.X509KeyPair(pem, key))
+		sum := sha256.Sum256(c.Certificate[0])
+		return c, base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	right, thumbprint := pair()
+	wrong, _ := pair()
+	bind := func(c claims) { c["cnf"] = map[string]string{"x5t#S256": thumbprint} }
+	for name, c := range map[string]struct {
+		certificates []tls.Certificate
+		status       int
+	}{"its certificate": {[]tls.Certificate{right}, 200}, "another": {[]tls.Certificate{wrong}, 401}, "none": {nil, 401}} {
+		transport := b.client.Transport.(*http.Transport).Clone()
+		transport.TLSClientConfig.Certificates = c.certificates
+		client := &http.Client{Transport: transport}
+		for path, token := range map[string]string{
+			"/fds/v2/statuses":                     b.token(string(b.apps[0].ID), keyholder.ScopeRead, b.subs["northgate"][0].ID, bind),
+			"/ingest/v1/owners/northgate/statuses": b.token(string(b.provider.ID), keyholder.ScopeIngest, "", bind),
+		} {
+			req := must(http.NewRequest("GET", b.url+path, nil))
+			want := c.status
+			if strings.HasPrefix(path, "/ingest/") && want == 200 {
+				want = 405 // known and let in, by the wrong method
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+			res, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("%s with %s: %d, want %d", path, name, res.StatusCode, want)
+			}
+		}
+		transport.CloseIdleConnections()
 	}
 }
 

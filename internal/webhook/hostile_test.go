@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -182,4 +183,31 @@ func TestRenewedConsent(t *testing.T) {
 	}
 	give(keyholder.Consent{})
 	b.arrives(b.subs[0], want)
+}
+
+// Ensure that a right that ends while the token is being fetched keeps the
+// item back: the right is asked at the last moment.
+func TestRightEndsWhileTheTokenIsFetched(t *testing.T) {
+	b := open(t, nil)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.auth.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/token" {
+			once.Do(func() { close(asked) })
+			<-answer
+		}
+		return false
+	})
+	b.hook(b.subs[0], nil)
+	b.run()
+	b.push(b.subs[0], 0, 1) // an event
+	<-asked
+	ctx := context.Background()
+	if _, err := b.ledger.GiveConsent(ctx, ledger.Administrator, keyholder.Consent{Agreement: b.subs[0].Agreement, App: b.subs[0].App,
+		Scope: []keyholder.Kind{keyholder.Statuses}}, ""); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	seq := must(b.mailbox.Append(ctx, b.subs[0].ID, "statuses", []byte(`{"s":1}`)))
+	b.arrives(b.subs[0], []string{fmt.Sprintf(`statuses {"s":1} %s/%d`, b.subs[0].ID, seq)})
 }
