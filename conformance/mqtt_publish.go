@@ -308,7 +308,7 @@ func probeConsumerWill(ctx context.Context, d *deployment, n *notebook) error {
 	}
 	defer s.close()
 	s.a.close() // the next connection has its client ID
-	payload := canary()
+	payload, accepted := canary(), false
 	for _, to := range []*consumer{d.b, d.a} {
 		a, err := d.connect(ctx, d.a.mqtt, d.a.subscription, func(c *packets.Connect) {
 			c.WillFlag, c.WillQOS, c.WillTopic, c.WillMessage = true, 1, d.topic(to.subscription), []byte(payload)
@@ -320,6 +320,7 @@ func probeConsumerWill(ctx context.Context, d *deployment, n *notebook) error {
 			a.session.conn.Close() // without a DISCONNECT: the will is due
 			<-a.session.ended
 			n.saw("a will to consumer %s's topic: accepted at CONNECT", to.name)
+			accepted = true
 		} else {
 			n.saw("a will to consumer %s's topic: %s", to.name, a.how)
 		}
@@ -334,6 +335,9 @@ func probeConsumerWill(ctx context.Context, d *deployment, n *notebook) error {
 		return wrong(todoPublish, "consumer A's last will reaches %s", who)
 	}
 	n.saw("it reaches nobody")
+	if accepted {
+		n.note("a consumer's last will is taken at CONNECT and dropped later: refusing it at CONNECT tells the consumer so")
+	}
 	return nil
 }
 

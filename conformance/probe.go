@@ -116,10 +116,14 @@ func lacks(format string, args ...any) error { return &missing{fmt.Sprintf(forma
 type Status string
 
 const (
-	Passed  Status = "pass"
-	Failed  Status = "fail"
-	Skipped Status = "skipped" // the target lacks what the probe needs
-	Broken  Status = "error"   // nothing could be found out
+	// Passed means that the deployment did what the probe's title says.
+	Passed Status = "pass"
+	// Failed means that it did not.
+	Failed Status = "fail"
+	// Skipped means that the target lacks what the probe needs.
+	Skipped Status = "skipped"
+	// Broken means that nothing could be found out.
+	Broken Status = "error"
 )
 
 // Result is the outcome of one probe.

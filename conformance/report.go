@@ -144,8 +144,13 @@ func (r Report) WriteTable(w io.Writer, color bool) error {
 		case Fails:
 			code, word = red, "FAILS"
 		}
-		passed := q.Positive.Passed + q.Negative.Passed
-		fmt.Fprintf(&b, "%-2s  %s  %2d of %-2d  %s\n", q.ID, paint(code, fmt.Sprintf("%-8s", word)), passed, len(q.Probes), q.Text)
+		skipped := q.Positive.Skipped + q.Negative.Skipped
+		fmt.Fprintf(&b, "%-2s  %s  %2d of %-2d  %s", q.ID, paint(code, fmt.Sprintf("%-8s", word)),
+			q.Positive.Passed+q.Negative.Passed, len(q.Probes)-skipped, q.Text)
+		if skipped > 0 {
+			fmt.Fprintf(&b, " (%d not tried)", skipped)
+		}
+		b.WriteByte('\n')
 		if q.Verdict == Holds {
 			continue
 		}
