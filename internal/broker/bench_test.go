@@ -2,6 +2,9 @@ package broker_test
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,4 +88,43 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 	<-done
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
+}
+
+// BenchmarkIdleConnections reports the resident memory of the server for each
+// idle consumer, from a server in a process of its own.
+func BenchmarkIdleConnections(b *testing.B) {
+	const count = 500
+	w := newWorld(b)
+	provider := w.provider("p")
+	var parties []party
+	for i := range count {
+		parties = append(parties, w.subscription(provider, fmt.Sprint("owner", i)))
+	}
+	w.close()
+	defer w.open()
+	for range b.N {
+		server := w.startServer()
+		w.join(parties[0], 5)
+		before := resident(b, server.Process.Pid)
+		for _, p := range parties[1:] {
+			w.join(p, 5, persistent).subscribe(1, topic(p, "#"))
+		}
+		after := resident(b, server.Process.Pid)
+		b.ReportMetric(float64(after-before)/(count-1), "KiB/connection")
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}
+}
+
+// resident is the resident memory of a process in KiB, or 0 where /proc does
+// not say.
+func resident(b *testing.B, pid int) int {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Skip("SKIPPED: there is no /proc here")
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	fields := strings.Fields(rest)
+	return must(strconv.Atoi(fields[0]))
 }

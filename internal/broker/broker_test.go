@@ -53,6 +53,9 @@ func TestDelivery(t *testing.T) {
 			}
 		}
 		eventually(t, "the mailbox is empty", func() bool { return w.queued(sub) == 0 })
+		if !w.log.contains("mqtt connected") || w.log.contains(`"n":`) || w.log.contains(`\"n\":`) {
+			t.Error("the log lacks the connection or holds a payload")
+		}
 	})
 }
 

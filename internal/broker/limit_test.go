@@ -64,8 +64,10 @@ func TestMaxConnections(t *testing.T) {
 		}
 		return err == nil
 	})
-	eventually(t, "only the first is connected", func() bool { return w.broker.Connected() == 1 })
-	w.join(two, 5)
+	eventually(t, "the second is connected", func() bool {
+		_, ack, err := w.connect(two, 5)
+		return err == nil && ack.ReasonCode == 0
+	})
 	if _, err := w.dial(w.tls(three.cert), 5); err == nil {
 		t.Error("a third connection was accepted")
 	}

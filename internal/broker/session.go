@@ -63,7 +63,7 @@ func (s *subscriber) open() (present bool, err error) {
 		return false, err
 	}
 	present = stored && alive && !s.clean
-	s.opened = true
+	s.opened, s.kept = true, present || s.lifetime() > 0
 	if err := s.renew(stored && !present); err != nil {
 		return false, err
 	}
@@ -166,6 +166,9 @@ func (s *subscriber) keep(tx *store.Tx, lifetime, expires int64) error {
 // leaveSession leaves the session behind when its connection ends, or
 // discards it if it does not outlive the connection.
 func (b *Broker) leaveSession(s *subscriber, sent map[int64]uint16) {
+	if !s.kept {
+		return
+	}
 	lifetime := s.lifetime()
 	err := s.change(func(tx *store.Tx) error {
 		if lifetime > 0 {

@@ -28,6 +28,7 @@ type subscriber struct {
 	id     keyholder.SubscriptionID
 	clean  bool
 	opened bool          // the session was opened and must be left
+	kept   bool          // it has a row in the store
 	window chan struct{} // a token for every message sent and not acknowledged
 	turned chan struct{} // holds a token when the filters changed
 	done   chan struct{} // closed when the goroutine has ended
