@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 
 	"github.com/fds-keyholder/keyholder"
@@ -30,7 +31,7 @@ func connect(b *testing.B, address string, c *tls.Config, id, topic string) publ
 	if err != nil {
 		b.Fatal(err)
 	}
-	m := paho.NewClient(paho.ClientConfig{ClientID: id, Conn: conn, PacketTimeout: 30 * time.Second})
+	m := paho.NewClient(paho.ClientConfig{ClientID: id, Conn: packets.NewThreadSafeConn(conn), PacketTimeout: 30 * time.Second})
 	if _, err := m.Connect(b.Context(), &paho.Connect{ClientID: id, CleanStart: true, KeepAlive: 60}); err != nil {
 		b.Fatal(err)
 	}

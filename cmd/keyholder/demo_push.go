@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 
 	"github.com/fds-keyholder/keyholder"
@@ -72,7 +73,7 @@ func (d *demo) dialMQTT(ctx context.Context, c *tls.Config, connect *paho.Connec
 	if err != nil {
 		return nil, err
 	}
-	mqtt := paho.NewClient(paho.ClientConfig{ClientID: connect.ClientID, Conn: conn, PacketTimeout: 5 * time.Second})
+	mqtt := paho.NewClient(paho.ClientConfig{ClientID: connect.ClientID, Conn: packets.NewThreadSafeConn(conn), PacketTimeout: 10 * time.Second})
 	connect.KeepAlive = 30
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

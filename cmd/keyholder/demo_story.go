@@ -17,6 +17,7 @@ type story struct {
 	chapters int
 	failures []string
 	progress string // text of an unfinished progress line
+	quarter  int    // last one that was shown
 }
 
 func newStory(w io.Writer) *story {
@@ -63,8 +64,11 @@ func (s *story) count(what string, n, total int) {
 		fmt.Fprintf(s.w, "\r%s", s.progress)
 		return
 	}
-	if quarter := max(1, total/4); n > 0 && n%quarter == 0 {
-		fmt.Fprintf(s.w, "   ... %s %d of %d\n", what, n, total)
+	if quarter := 4 * n / max(1, total); quarter != s.quarter && quarter < 4 {
+		s.quarter = quarter
+		if n > 0 {
+			fmt.Fprintf(s.w, "   ... %s %d of %d\n", what, n, total)
+		}
 	}
 }
 
