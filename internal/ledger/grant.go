@@ -63,6 +63,9 @@ func (l *Ledger) CreateGrant(ctx context.Context, actor string, g Grant) error {
 		if err := l.permitIssue(g, keyholder.GrantAuthorizationCode); err != nil {
 			return err
 		}
+		if err := sweepGrants(tx, l.Now()); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(`INSERT INTO grants (id, client, subscription, version, body, code_hash, sealed, created) VALUES (?, ?, ?, 1, ?, ?, ?, ?)`,
 			g.ID, g.Client, g.Subscription, g.Body, g.Code.blob(), g.Sealed, micros(l.Now())); err != nil {
 			return fmt.Errorf("add a grant: %w", err)
@@ -70,6 +73,24 @@ func (l *Ledger) CreateGrant(ctx context.Context, actor string, g Grant) error {
 		return l.Append(tx, keyholder.EventGrantCreated, actor, string(g.ID), detail{
 			"grant_type": string(keyholder.GrantAuthorizationCode), "client": g.Client, "subscription": string(g.Subscription)})
 	})
+}
+
+// sweepGrants takes away some grants that have had no use for usedMemory:
+// ended ones, and those that never got a refresh token, whose one access token
+// has long expired. The audit trail keeps what happened to them.
+func sweepGrants(tx *store.Tx, now time.Time) error {
+	const ended = "SELECT id FROM grants WHERE ended > 0 AND ended <= ? ORDER BY ended LIMIT 4"
+	before := micros(now.Add(-usedMemory))
+	for _, query := range []string{
+		"DELETE FROM used_refresh_tokens WHERE grant_id IN (" + ended + ")",
+		"DELETE FROM grants WHERE id IN (" + ended + ")",
+		"DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE refresh_hash IS NULL AND ended = 0 AND created <= ? ORDER BY created LIMIT 4)",
+	} {
+		if _, err := tx.Exec(query, before); err != nil {
+			return fmt.Errorf("sweep grants: %w", err)
+		}
+	}
+	return nil
 }
 
 // RedeemGrant consumes the code of a grant: the sealed refresh token goes and

@@ -179,6 +179,57 @@ func TestGrantNeedsStanding(t *testing.T) {
 	}
 }
 
+// Ensure that grants without a future are swept away in time, with their used
+// tokens, and living ones are not.
+func TestGrantsAreSwept(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	ctx := t.Context()
+	give := func(name string, refreshes int) ledger.Grant {
+		g := b.newGrant(p, name)
+		for i := range refreshes {
+			g.Scope, g.Refresh = keyholder.ScopeRead, hashed(name+string(rune('0'+i)))
+			change := b.RefreshGrant
+			if i == 0 {
+				change = b.RedeemGrant
+			}
+			if err := change(ctx, g); err != nil {
+				t.Fatal(err)
+			}
+			g.Version++
+		}
+		return g
+	}
+	living, unredeemed, ended := give("living", 2), give("unredeemed", 0), give("ended", 3)
+	if err := b.EndGrant(ctx, ledger.System, ended.ID, "test"); err != nil {
+		t.Fatal(err)
+	}
+	b.clock.add(6 * 24 * time.Hour)
+	give("in between", 1)
+	for name, g := range map[string]ledger.Grant{"unredeemed": unredeemed, "ended": ended} {
+		if err := drop(b.Grant(ctx, g.ID)); err != nil {
+			t.Errorf("after six days the %s grant is gone: %v", name, err)
+		}
+	}
+	b.clock.add(2 * 24 * time.Hour)
+	give("new", 1)
+	for name, g := range map[string]ledger.Grant{"unredeemed": unredeemed, "ended": ended} {
+		if err := drop(b.Grant(ctx, g.ID)); keyholder.CodeOf(err) != keyholder.NotFound {
+			t.Errorf("after eight days the %s grant is there: %v", name, err)
+		}
+	}
+	if _, used, err := b.GrantByRefreshToken(ctx, hashed("living0")); err != nil || !used {
+		t.Errorf("a used token of a living grant: used %v, %v", used, err)
+	}
+	if got := must(b.Grant(ctx, living.ID)); !got.Ended.IsZero() {
+		t.Errorf("the living grant has ended: %+v", got)
+	}
+	var rows int
+	if err := b.store.Read().QueryRow("SELECT count(*) FROM used_refresh_tokens WHERE grant_id = ?", ended.ID).Scan(&rows); err != nil || rows != 0 {
+		t.Errorf("%d used tokens of the swept grant are left, %v", rows, err)
+	}
+}
+
 // Ensure that the end of a grant by client credentials is remembered, also
 // after a restart, and audited once.
 func TestEndMachineGrant(t *testing.T) {

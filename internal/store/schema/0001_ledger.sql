@@ -124,6 +124,7 @@ CREATE TABLE grants (
 CREATE INDEX grants_by_subscription ON grants (subscription);
 CREATE INDEX grants_by_client ON grants (client);
 CREATE INDEX grants_by_ended ON grants (ended);
+CREATE INDEX grants_without_refresh ON grants (created) WHERE refresh_hash IS NULL AND ended = 0;
 
 -- Refresh tokens that were rotated away: seeing one again is theft or a lost answer.
 CREATE TABLE used_refresh_tokens (
