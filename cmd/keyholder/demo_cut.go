@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
@@ -26,6 +27,10 @@ func (d *demo) target(ctx context.Context) (conformance.Target, error) {
 	if err != nil {
 		return conformance.Target{}, err
 	}
+	roots, err := d.bothRoots()
+	if err != nil {
+		return conformance.Target{}, err
+	}
 	consumer := func(s *demoSubscription) *conformance.Consumer {
 		return &conformance.Consumer{SubscriptionID: string(s.id), MQTT: &conformance.KeyPair{Certificate: s.certFile, Key: s.keyFile},
 			OAuth: &conformance.Credentials{ClientID: string(s.app.ID), Secret: conformance.Secret(s.app.secret),
@@ -35,12 +40,25 @@ func (d *demo) target(ctx context.Context) (conformance.Target, error) {
 		return &conformance.Publisher{ID: string(p.ID), Certificate: p.certFile, Key: p.keyFile}
 	}
 	return conformance.Target{
-		Name: "keyholder demo", Issuer: d.fabric.daemon.Issuer, API: d.fabric.daemon.API, MQTT: d.fabric.daemon.MQTT, CA: d.fabric.caFile,
+		Name: "keyholder demo", Issuer: d.fabric.daemon.Issuer, API: d.fabric.daemon.API, MQTT: d.fabric.daemon.MQTT, CA: roots, ClientCA: d.fabric.caFile,
 		A: consumer(a), B: consumer(b), Provider: publisher(d.provider), Provider2: publisher(d.provider2),
 		Revoked:        &conformance.KeyPair{Certificate: revokedCertificate, Key: revokedKey},
 		ExpiredToken:   conformance.Secret(expired),
 		ResourceServer: &conformance.Credentials{ClientID: string(server.ResourceServer.ID), Secret: conformance.Secret(server.Secret)},
 	}, nil
+}
+
+// bothRoots is a file with the authorities of the provider and of the app.
+func (d *demo) bothRoots() (string, error) {
+	var both []byte
+	for _, f := range []*fabric{d.fabric, d.appSide} {
+		root, err := os.ReadFile(f.caFile)
+		if err != nil {
+			return "", err
+		}
+		both = append(both, root...)
+	}
+	return d.write("roots.pem", both)
 }
 
 // checkRequirements runs the black-box checker; its table ends the story.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -72,6 +73,9 @@ func (f *fabric) close(ctx context.Context) error {
 	}
 	return errors.Join(f.daemon.Close(ctx), f.log.Close())
 }
+
+// mqttAddress is the broker's address for a dialer.
+func (f *fabric) mqttAddress() string { return strings.TrimPrefix(f.daemon.MQTT, "mqtts://") }
 
 // tls returns the strict client configuration that trusts this fabric.
 func (f *fabric) tls(certificates ...tls.Certificate) *tls.Config {

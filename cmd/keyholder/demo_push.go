@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,9 +66,8 @@ func (d *demo) foreign(s *demoSubscription, item []byte) bool {
 // dialMQTT connects one MQTT 5 client with exactly the identity it is given,
 // as the SDK would not: for the provider's server and for attacks.
 func (d *demo) dialMQTT(ctx context.Context, c *tls.Config, connect *paho.Connect) (*paho.Client, error) {
-	address := strings.TrimPrefix(d.fabric.daemon.MQTT, "mqtts://")
 	dialer := tls.Dialer{Config: c, NetDialer: &net.Dialer{Timeout: 5 * time.Second}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := dialer.DialContext(ctx, "tcp", d.fabric.mqttAddress())
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +162,9 @@ func (d *demo) replay(ctx context.Context, mqtt *paho.Client) (int, error) {
 type demoReceiver struct {
 	server *http.Server
 	url    string
-	broken atomic.Bool // answers 503 while true
+	// the provider's credential at the app's authorization server
+	provider, secret string
+	broken           atomic.Bool // answers 503 while true
 }
 
 func (r *demoReceiver) close() { _ = r.server.Close() }
@@ -195,6 +195,7 @@ func (d *demo) openWebhook(ctx context.Context) error {
 			}
 			return g
 		},
+		Log: d.fabric.logger,
 		Deliver: func(_ context.Context, p client.Push) error {
 			if d.receiver.broken.Load() {
 				return errors.New("the receiver is out of order")
@@ -213,6 +214,7 @@ func (d *demo) openWebhook(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.receiver.provider, d.receiver.secret = providerID, secret
 	_, err = d.fabric.admin.AddWebhook(ctx, console.NewWebhook{Subscription: string(c.id), URL: d.receiver.url,
 		Issuer: d.appSide.daemon.Issuer, Client: providerID, Secret: secret, CA: ca.Root})
 	return err

@@ -158,8 +158,7 @@ func (d *Daemon) address(c Config, door string) string {
 // serve builds the doors and starts them.
 func (d *Daemon) serve(ctx context.Context, o Options) error {
 	id := &identity{authority: d.pki, hosts: o.Config.Hosts, now: o.Now}
-	own, err := id.certificate(nil)
-	if err != nil {
+	if _, err := id.certificate(nil); err != nil {
 		return err
 	}
 	g, err := guard.New(guard.Config{
@@ -177,7 +176,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if d.broker, err = broker.New(broker.Config{Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), Certificate: *own, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+	if d.broker, err = broker.New(broker.Config{Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), GetCertificate: id.certificate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
