@@ -162,7 +162,7 @@ func (r *strictReader) unknown(t reflect.Type, key, path string) error {
 		where = " in " + path
 	}
 	e := r.errorf("unknown key %q%s", clean(key), where)
-	if near := nearest(key, known); near != "" {
+	if near := keyholder.Nearest(key, known); near != "" {
 		return e.WithHint("did you mean %q?", near)
 	}
 	slices.Sort(known)
@@ -174,39 +174,4 @@ func named(path string) string {
 		return "the target"
 	}
 	return clean(path)
-}
-
-// nearest returns the known word closest to s, or "" if none is close.
-func nearest(s string, known []string) string {
-	if len(s) > 64 {
-		return ""
-	}
-	best, distance := "", max(2, len(s)/3)+1
-	for _, k := range known {
-		if d := edits(strings.ToLower(s), k); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance of two short strings, in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		previous := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := previous
-			if a[i] != b[j] {
-				cost++
-			}
-			previous = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -88,7 +88,7 @@ func selection(only []string) ([]probe, error) {
 			for _, p := range all {
 				known = append(known, strings.ToLower(p.ID))
 			}
-			if near := nearest(o, known); near != "" {
+			if near := keyholder.Nearest(o, known); near != "" {
 				return nil, e.WithHint("did you mean %s?", near)
 			}
 			return nil, e.WithHint("requirements are W1 to W8 and M1 to M8; probes are those that a report names")

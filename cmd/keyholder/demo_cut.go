@@ -42,8 +42,10 @@ func (d *demo) target(ctx context.Context) (conformance.Target, error) {
 	return conformance.Target{
 		Name: "keyholder demo", Issuer: d.fabric.daemon.Issuer, API: d.fabric.daemon.API, MQTT: d.fabric.daemon.MQTT, CA: roots, ClientCA: d.fabric.caFile,
 		A: consumer(a), B: consumer(b), Provider: publisher(d.provider), Provider2: publisher(d.provider2),
-		Revoked:        &conformance.KeyPair{Certificate: revokedCertificate, Key: revokedKey},
-		ExpiredToken:   conformance.Secret(expired),
+		Revoked:      &conformance.KeyPair{Certificate: revokedCertificate, Key: revokedKey},
+		ExpiredToken: conformance.Secret(expired),
+		Webhook: &conformance.Webhook{URL: d.receiver.url, Issuer: d.appSide.daemon.Issuer, SubscriptionID: string(d.subs["C"].id),
+			OAuth: &conformance.Credentials{ClientID: d.receiver.provider, Secret: conformance.Secret(d.receiver.secret), Scope: keyholder.ScopePush, SubscriptionParameter: "subscription_id"}},
 		ResourceServer: &conformance.Credentials{ClientID: string(server.ResourceServer.ID), Secret: conformance.Secret(server.Secret)},
 	}, nil
 }

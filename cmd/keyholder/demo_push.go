@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -261,7 +262,8 @@ func (r *demoReceiver) serve(d *demo, h http.Handler, id keyholder.SubscriptionI
 	}
 	mux := http.NewServeMux()
 	mux.Handle("POST /webhook/{subscription}", h)
-	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(d.fabric.logger.Handler(), slog.LevelDebug)}
 	r.url = (&url.URL{Scheme: "https", Host: ln.Addr().String(), Path: "/webhook/" + string(id)}).String()
 	go func() { _ = r.server.Serve(ln) }()
 	return nil

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -65,36 +64,9 @@ func complain(env *environment, detail, hint string) {
 // guess returns the known word that a person may have meant, as a hint, or
 // otherwise.
 func guess(s string, known []string, otherwise string) string {
-	best, distance := "", max(1, len(s)/3)+1
-	for _, k := range known {
-		if d := edits(s, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best == "" || len(s) > 40 {
+	meant := keyholder.Nearest(s, known)
+	if meant == "" {
 		return otherwise
 	}
-	return fmt.Sprintf("did you mean %s? %s", best, otherwise)
-}
-
-// edits is the Levenshtein distance of two words.
-func edits(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return fmt.Sprintf("did you mean %s? %s", meant, otherwise)
 }

@@ -115,7 +115,7 @@ func explainYAML(err error) error {
 		return &keyholder.Error{Code: keyholder.Invalid, Detail: "the configuration cannot be read: " + strings.TrimPrefix(err.Error(), "yaml: "), Err: err}
 	}
 	e := keyholder.Errorf(keyholder.Invalid, "line %s of the configuration: there is no key %q", m[1], m[2])
-	if near := nearest(m[2], keys(reflect.TypeFor[Config]())); near != "" {
+	if near := keyholder.Nearest(m[2], keys(reflect.TypeFor[Config]())); near != "" {
 		return e.WithHint("did you mean %q?", near)
 	}
 	return e.WithHint("`keyholder init` writes a configuration with every key explained")
@@ -132,37 +132,4 @@ func keys(t reflect.Type) []string {
 		}
 	}
 	return out
-}
-
-// nearest returns the known key with the fewest edits from s, if few enough
-// to be a slip.
-func nearest(s string, known []string) string {
-	best, distance := "", 1+len(s)/2
-	for _, k := range known {
-		if d := edits(s, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

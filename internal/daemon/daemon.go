@@ -100,7 +100,7 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.lock, err = lock(o.Dir); err != nil {
 		return err
 	}
-	if d.pki, err = pki.Open(filepath.Join(o.Dir, pkiName)); err != nil {
+	if d.pki, err = pki.Open(o.Dir); err != nil {
 		return err
 	}
 	if d.keys, err = keyring.Open(o.Dir); err != nil {
@@ -192,6 +192,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	d.ledger.AddPlane("mailbox", d.mailbox.End)
 	d.ledger.AddPlane("pki", d.publishRevoked)
 	d.ledger.AddPlane("webhook", d.webhook.End)
+	d.ledger.AddPlane("console", admin.End)
 
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
 	secure := httpsConfig(o.Config.TLS, id, d.ledger)

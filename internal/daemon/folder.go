@@ -42,7 +42,7 @@ func Init(dir string, now time.Time) error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return fmt.Errorf("protect the data folder: %w", err)
 	}
-	if err := pki.Init(filepath.Join(dir, pkiName), now, nil); err != nil {
+	if err := pki.Init(dir, now, nil); err != nil {
 		return err
 	}
 	if err := keyring.Init(dir); err != nil {
