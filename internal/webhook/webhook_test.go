@@ -91,9 +91,12 @@ func TestRetriesInOrder(t *testing.T) {
 	if log := b.log.String(); !strings.Contains(log, "receiver: status 503") || strings.Contains(log, b.receiverURL) || strings.Contains(log, b.secret) {
 		t.Errorf("log:\n%s", log)
 	}
-	if s := b.state(h); s.Failing != "" {
-		t.Errorf("state %+v", s)
-	}
+	eventually(t, func() string {
+		if s := b.state(h); s.Failing != "" || s.Delivered != 10 {
+			return fmt.Sprintf("state %+v", s)
+		}
+		return ""
+	})
 }
 
 // Ensure that an item the app can not take now comes again, no sooner than its
