@@ -39,7 +39,7 @@ const (
 // The listener takes any client certificate, so that what is refused is
 // refused by the server itself and not by the handshake.
 type bench struct {
-	t         *testing.T
+	t         testing.TB
 	path      string
 	store     *store.Store
 	ledger    *ledger.Ledger
@@ -71,7 +71,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func open(t *testing.T) *bench {
+func open(t testing.TB) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{t: t, path: filepath.Join(dir, "keyholder.db")}
@@ -195,7 +195,7 @@ func (r reply) text(name string) string {
 	return s
 }
 
-func read(t *testing.T, resp *http.Response, err error) reply {
+func read(t testing.TB, resp *http.Response, err error) reply {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -470,7 +470,7 @@ func refused(t *testing.T, r reply, status int, code string) {
 
 // serveTLS serves a handler on loopback until the test ends and returns its
 // address.
-func serveTLS(t *testing.T, a *pki.Authority, h http.Handler) string {
+func serveTLS(t testing.TB, a *pki.Authority, h http.Handler) string {
 	t.Helper()
 	config := keyholder.TLSStrict.Config()
 	config.Certificates = []tls.Certificate{must(a.ServerCertificate([]string{"127.0.0.1"}, time.Now()))}

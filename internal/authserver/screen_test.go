@@ -7,7 +7,6 @@ import (
 	"image/png"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/fds-keyholder/keyholder/keyholdertest"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -24,10 +25,7 @@ import (
 // back to the app by the content security policy. With SCREENSHOTS set to a
 // folder, pictures of all pages are left there.
 func TestPagesInBrowser(t *testing.T) {
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Skip("NOT RUN: Chromium is missing, so nobody looked at the pages in a browser")
-	}
+	path := keyholdertest.RequireProgram(t, "chromium")
 	if testing.Short() {
 		t.Skip("NOT RUN: -short leaves out the browser")
 	}
