@@ -15,9 +15,8 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/fds-keyholder/keyholder/keyholdertest"
-
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
 // Ensure that a real browser, on a desktop and on a phone, shows the pages

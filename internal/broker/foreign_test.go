@@ -7,22 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// mosquitto returns the path of a Mosquitto client, or skips the test.
-func mosquitto(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: %s is not installed (Debian: apt install mosquitto-clients)", name)
-	}
-	return path
-}
+	"github.com/fds-keyholder/keyholder/keyholdertest"
+)
 
 // Ensure that Mosquitto's command line clients work over mutual TLS, in MQTT
 // 3.1.1 and 5, and are refused where they must be.
 func TestMosquitto(t *testing.T) {
-	pub, sub := mosquitto(t, "mosquitto_pub"), mosquitto(t, "mosquitto_sub")
+	pub, sub := keyholdertest.RequireProgram(t, "mosquitto_pub"), keyholdertest.RequireProgram(t, "mosquitto_sub")
 	for _, protocol := range []string{"311", "5"} {
 		t.Run(protocol, func(t *testing.T) {
 			w := newWorld(t)
