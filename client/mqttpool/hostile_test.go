@@ -84,7 +84,9 @@ func (h *hostile) serve(c net.Conn) {
 	h.connects, h.at = append(h.connects, connect), append(h.at, time.Now())
 	number := len(h.connects)
 	h.mu.Unlock()
-	if err := h.script(c, number); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) {
+	// That the client went away is no fault; what it should not have done is.
+	var gone net.Error
+	if err := h.script(c, number); err != nil && !errors.As(err, &gone) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) {
 		h.t.Errorf("connection %d: %v", number, err)
 	}
 }

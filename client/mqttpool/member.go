@@ -96,7 +96,7 @@ func (p *Pool) join(s Subscription) (*member, error) {
 			ClientID:           string(s.ID),
 			PacketTimeout:      connectWithin,
 			OnServerDisconnect: m.disconnected,
-			OnClientError:      m.note,
+			OnClientError:      m.lost,
 			// The library acknowledges a message when this returns, in order.
 			// Its "manual" acknowledgement would add a timer of 20 Hz to each
 			// connection; take returns too late to acknowledge what was not
@@ -172,6 +172,7 @@ func (m *member) up(manager *autopaho.ConnectionManager, c *conn) {
 		if m.ctx.Err() == nil {
 			m.note(fmt.Errorf("subscribe: %w", err))
 		}
+		c.given.Store(true)
 		_ = c.Close()
 		return
 	}
@@ -230,6 +231,14 @@ func (m *member) disconnected(d *paho.Disconnect) {
 		m.pool.cfg.Log.Warn("another mqtt connection of the same subscription took over", "subscription", string(m.sub.ID))
 	}
 	m.note(err)
+}
+
+// lost is called when a connection ends with an error. If it was given up at
+// this end the error says nothing: why was noted before.
+func (m *member) lost(err error) {
+	if !m.current().given.Load() && !errors.Is(err, net.ErrClosed) {
+		m.note(err)
+	}
 }
 
 func (m *member) note(err error) {

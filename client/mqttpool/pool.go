@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -275,6 +276,7 @@ type conn struct {
 	sync.Mutex
 	once   sync.Once
 	closed chan struct{}
+	given  atomic.Bool // up, at this end
 }
 
 // Write writes within a bounded time: a broker that does not read is gone.
@@ -285,10 +287,15 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Close closes the connection.
+// Close closes the connection and then tells of it: who hears of it can be
+// sure that nothing more is written.
 func (c *conn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
+	err := net.ErrClosed
+	c.once.Do(func() {
+		err = c.Conn.Close()
+		close(c.closed)
+	})
+	return err
 }
 
 func (c *conn) isClosed() bool {
