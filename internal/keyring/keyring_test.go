@@ -82,6 +82,10 @@ func TestSignAndVerify(t *testing.T) {
 		t.Error("the signer is not the published key")
 	}
 
+	if _, err := r.Sign([]byte("x"), ""); err == nil {
+		t.Error("signed something of no type")
+	}
+
 	parts := strings.Split(compact, ".")
 	flip := func(s string) string { // changes one bit of the decoded bytes
 		b, _ := base64.RawURLEncoding.DecodeString(s)
@@ -125,7 +129,7 @@ func TestSignAndVerify(t *testing.T) {
 		{"four parts", r.JWKS(), compact + "." + parts[2], typ},
 		{"empty", r.JWKS(), "", typ},
 		{"JSON form", r.JWKS(), `{"payload":"` + parts[1] + `","protected":"` + parts[0] + `","signature":"` + parts[2] + `"}`, typ},
-		{"oversize", r.JWKS(), compact + strings.Repeat("A", 9<<20), typ},
+		{"oversize", r.JWKS(), sign(t, r, strings.Repeat("x", 7<<20)), typ},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := keyring.Verify(tt.keys, tt.compact, tt.typ)
@@ -203,6 +207,7 @@ func TestVerifyRefusesConfusion(t *testing.T) {
 		{"ES256 by a key in the header", set, signed(jose.ES256, p256, jose.SignerOptions{EmbedJWK: true, ExtraHeaders: withKid.ExtraHeaders})},
 		{"ES256 by a stranger", set, signed(jose.ES256, named(p256), jose.SignerOptions{})},
 		{"ES256 without a kid", set, signed(jose.ES256, own, jose.SignerOptions{})},
+		{"ES256 without a kid by a key without one", jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: own.Public()}}}, signed(jose.ES256, own, jose.SignerOptions{})},
 		{"ES256 with a critical extension", set, signed(jose.ES256, named(own), jose.SignerOptions{ExtraHeaders: map[jose.HeaderKey]any{"crit": []string{"exp"}, "exp": 1}})},
 		{"ES256 with b64 as critical extension", set, signed(jose.ES256, named(own), *(&jose.SignerOptions{}).WithBase64(true).WithCritical("b64"))},
 	} {
@@ -341,6 +346,7 @@ func TestOpenChecksFiles(t *testing.T) {
 		write(t, to, b)
 	}
 
+	copyFile(own, filepath.Join(dir, "own"))
 	second := filepath.Join(path, filepath.Base(foreign))
 	copyFile(foreign, second)
 	r, err := keyring.Open(dir)
@@ -374,7 +380,20 @@ func TestOpenChecksFiles(t *testing.T) {
 		{"signing file open to others", func() { chmod(t, own, 0o600); chmod(t, filepath.Join(path, "signing"), 0o644) }, keyholder.Denied},
 		{"key of another name", func() { chmod(t, filepath.Join(path, "signing"), 0o600); copyFile(foreign, own) }, keyholder.Invalid},
 		{"no key in the file", func() { write(t, own, []byte("nonsense")) }, keyholder.Invalid},
-		{"oversize file", func() { write(t, own, bytes.Repeat([]byte("x"), 20<<10)) }, keyholder.Invalid},
+		{"oversize file", func() {
+			copyFile(foreign, second)
+			good, err := os.ReadFile(filepath.Join(dir, "own"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, own, append(good, bytes.Repeat([]byte("\n"), 16<<10)...))
+		}, keyholder.Invalid},
+		{"folder in place of a file", func() {
+			remove(t, own)
+			if err := os.Mkdir(own, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, keyholder.Invalid},
 		{"named key missing", func() { remove(t, own); remove(t, second) }, keyholder.Invalid},
 	} {
 		tt.damage()

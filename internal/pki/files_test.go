@@ -167,7 +167,14 @@ func TestOpenChecksFiles(t *testing.T) {
 		{"two certificates", write("root.pem", append(bytes.Clone(good["root.pem"]), foreign["root.pem"]...)), keyholder.Invalid},
 		{"no certificate", write("root.pem", []byte("nonsense")), keyholder.Invalid},
 		{"no key", write("issuing.key", []byte("nonsense")), keyholder.Invalid},
-		{"oversize", write("issuing.pem", bytes.Repeat([]byte("\n"), 65<<10)), keyholder.Invalid},
+		{"certificate under another type", write("root.pem", bytes.ReplaceAll(good["root.pem"], []byte("CERTIFICATE"), []byte("X"))), keyholder.Invalid},
+		{"oversize", write("issuing.pem", append(bytes.Clone(good["issuing.pem"]), bytes.Repeat([]byte("\n"), 64<<10)...)), keyholder.Invalid},
+		{"folder in place of a file", func() {
+			remove("issuing.pem")()
+			if err := os.Mkdir(at("issuing.pem"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, keyholder.Invalid},
 	} {
 		for name, data := range good {
 			write(name, data)()

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1" // for a request that must be refused
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -135,6 +136,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		{"DER cut off", csrPEM(der[:len(der)-1])},
 		{"signature tampered", csrPEM(tampered)},
 		{"signature of another key", csrPEM(stolen)},
+		{"signed with SHA-1", csrPEM(signedWithSHA1(t, key, der))},
 		{"P-224", csrPEM(csrDER(t, ecKey(t, elliptic.P224()), x509.CertificateRequest{}))},
 		{"P-521", csrPEM(csrDER(t, ecKey(t, elliptic.P521()), x509.CertificateRequest{}))},
 		{"Ed25519", csrPEM(csrDER(t, ed, x509.CertificateRequest{}))},
@@ -177,6 +179,30 @@ func swapKey(t *testing.T, a, b []byte) []byte {
 	out, err := asn1.Marshal(x)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return out
+}
+
+// signedWithSHA1 returns the request with a right signature over a SHA-1 hash.
+func signedWithSHA1(t *testing.T, key *ecdsa.PrivateKey, der []byte) []byte {
+	t.Helper()
+	var r pkcs10
+	if _, err := asn1.Unmarshal(der, &r); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha1.Sum(r.Info.FullBytes)
+	signature, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Algorithm = pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}}
+	r.Signature = asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
+	out, err := asn1.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if csr, err := x509.ParseCertificateRequest(out); err != nil || csr.SignatureAlgorithm != x509.ECDSAWithSHA1 || csr.CheckSignature() != nil {
+		t.Fatalf("the test's own request is not signed with SHA-1: %v", err)
 	}
 	return out
 }
@@ -239,7 +265,7 @@ func TestParseRequestTellsNothing(t *testing.T) {
 	if errors.As(err, &e) && strings.Contains(e.Detail+e.Hint, body[:8]) {
 		t.Error("the error holds key material")
 	}
-	for _, in := range []string{"", "x", string(keyPEM) + "x", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
+	for _, in := range []string{"", "x", string(keyPEM) + "x", strings.ReplaceAll(string(keyPEM), "PRIVATE KEY", "EC PRIVATE KEY"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
 		if _, err := pki.NewRequest([]byte(in), "x"); keyholder.CodeOf(err) != keyholder.Invalid || strings.Contains(err.Error(), body[:8]) {
 			t.Errorf("NewRequest: %v", err)
 		}
