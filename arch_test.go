@@ -86,7 +86,6 @@ var homes = map[string][]string{
 	"github.com/google/go-cmp":        {},
 	"github.com/rogpeppe/go-internal": {},
 	"github.com/chromedp/chromedp":    {},
-	"golang.org/x/sync":               {},
 }
 
 // The budgets of the design, and what may exceed them, with the reason.

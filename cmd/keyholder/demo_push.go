@@ -179,12 +179,8 @@ func (d *demo) openWebhook(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	trust, err := client.New(client.Config{Issuer: d.appSide.daemon.Issuer, ClientID: "receiver", Secret: "unused", RootCAs: d.appSide.roots})
-	if err != nil {
-		return err
-	}
 	g, err := guard.New(guard.Config{Issuer: d.appSide.daemon.Issuer, AudienceFor: guard.WebhookAudience,
-		Keys: guard.FetchKeys(d.appSide.daemon.Issuer, trust.HTTPClient())})
+		Keys: guard.FetchKeys(d.appSide.daemon.Issuer, guard.HTTPClient(d.appSide.roots, keyholder.TLSStrict))})
 	if err != nil {
 		return err
 	}
