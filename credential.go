@@ -2,6 +2,8 @@ package keyholder
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
+	"math/big"
 	"time"
 )
 
@@ -36,6 +38,10 @@ type Thumbprint [32]byte
 
 // ThumbprintOf returns the thumbprint of a certificate in DER form.
 func ThumbprintOf(der []byte) Thumbprint { return sha256.Sum256(der) }
+
+// Serial writes the serial number of a certificate as the ledger knows it and
+// as openssl prints it, in lower case: hexadecimal, two digits for each byte.
+func Serial(n *big.Int) string { return hex.EncodeToString(n.Bytes()) }
 
 // CertificateUse is what a client certificate identifies.
 type CertificateUse string

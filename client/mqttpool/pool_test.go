@@ -391,7 +391,7 @@ func TestCertificateRenewal(t *testing.T) {
 	s.mu.Lock()
 	s.certificate = renewed
 	s.mu.Unlock()
-	w.Cut(keyholder.CutCertificate, fmt.Sprintf("%x", old.SerialNumber))
+	w.Cut(keyholder.CutCertificate, keyholder.Serial(old.SerialNumber))
 	eventually(t, "it is connected with the new certificate", func() bool {
 		h := health(t, p, s)
 		return h.Connected && h.Connects == 2

@@ -210,7 +210,7 @@ func (d *demo) revokedCertificate(ctx context.Context, id keyholder.Subscription
 	if err != nil {
 		return c, "", "", err
 	}
-	_, err = d.fabric.admin.Cut(ctx, console.NewCut{Kind: string(keyholder.CutCertificate), ID: fmt.Sprintf("%x", c.Leaf.SerialNumber), Reason: "demo: key lost"})
+	_, err = d.fabric.admin.Cut(ctx, console.NewCut{Kind: string(keyholder.CutCertificate), ID: keyholder.Serial(c.Leaf.SerialNumber), Reason: "demo: key lost"})
 	return c, certFile, keyFile, err
 }
 

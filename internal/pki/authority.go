@@ -16,7 +16,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -86,7 +85,7 @@ func (a *Authority) Sign(r *Request, use keyholder.CertificateUse, subject strin
 		return nil, keyholder.Certificate{}, err
 	}
 	record := keyholder.Certificate{
-		Serial:     serialString(leaf.SerialNumber),
+		Serial:     keyholder.Serial(leaf.SerialNumber),
 		Thumbprint: sha256.Sum256(leaf.Raw),
 		Use:        use,
 		Subject:    subject,
@@ -166,10 +165,6 @@ func newSerial(random io.Reader) (*big.Int, error) {
 	}
 	return n, nil
 }
-
-// serialString writes a serial number as openssl prints it, in lower case:
-// whole octets, without leading zero octets.
-func serialString(n *big.Int) string { return hex.EncodeToString(n.Bytes()) }
 
 func encodeCertificate(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
