@@ -24,7 +24,11 @@ func (s *Server) serveClient(e endpoint, w http.ResponseWriter, r *http.Request)
 	refused := readClientRequest(ex, w, r)
 	a := newAnswer()
 	if refused == nil {
-		s.library.ServeHTTP(a, r.WithContext(withExchange(r.Context(), ex)))
+		a = s.ask(ex, r)
+		for turn := 1; ex.overrun && turn < maxTurns; turn++ {
+			*ex = exchange{endpoint: e, form: ex.form, method: ex.method, peer: ex.peer}
+			a = s.ask(ex, r)
+		}
 		refused = s.outcome(ex, a)
 	}
 	if refused == nil {
@@ -33,6 +37,18 @@ func (s *Server) serveClient(e endpoint, w http.ResponseWriter, r *http.Request)
 	}
 	s.denials.record(r.Context(), ex, keyholder.EventTokenDenied, refused.code, reasonOf(ex, refused))
 	s.writeRefusal(w, r, ex, refused)
+}
+
+// maxTurns bounds how often a request is decided anew because another changed
+// the grant between its reading and its change. The second turn sees what the
+// other has done, so more than two need more than one other.
+const maxTurns = 8
+
+// ask lets the library answer a request.
+func (s *Server) ask(ex *exchange, r *http.Request) *answer {
+	a := newAnswer()
+	s.library.ServeHTTP(a, r.WithContext(withExchange(r.Context(), ex)))
+	return a
 }
 
 // readClientRequest checks the form of a request and reads how the client

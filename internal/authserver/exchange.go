@@ -39,6 +39,8 @@ type exchange struct {
 	grant    ledger.Grant   // the row a change starts from
 	session  ledger.Session // the row a change starts from
 	consumed bool           // the code had been redeemed when the grant was read
+	keeps    string         // the refresh token that a refresh hands out; empty: a new one
+	overrun  bool           // another request changed the grant meanwhile: this one must look again
 
 	fault   error    // a part did not answer: the outcome is 503, whatever the library makes of it
 	refusal *refusal // overrides what the library answers

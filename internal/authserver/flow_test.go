@@ -177,59 +177,18 @@ func TestCodeBinding(t *testing.T) {
 	}
 }
 
-// Ensure that a refresh token is good once, and that using it again ends the
-// whole family, the newest tokens included.
-func TestRefreshReuse(t *testing.T) {
+// Ensure that of many at once who use one code exactly one gets tokens, and
+// that the grant then ends, because one of them stole it.
+func TestParallelRedemption(t *testing.T) {
 	b := open(t)
-	first := b.tokens()
-	second := b.refresh(first.text("refresh_token"))
-	third := b.refresh(second.text("refresh_token"))
-	if third.status != http.StatusOK {
-		t.Fatalf("second refresh: %s", third.body)
-	}
-	refused(t, b.refresh(first.text("refresh_token")), http.StatusBadRequest, "invalid_grant")
-	for name, r := range map[string]reply{"first": first, "second": second, "third": third} {
-		if b.active(r.text("access_token")) {
-			t.Errorf("the %s access token is still active", name)
-		}
-		refused(t, b.refresh(r.text("refresh_token")), http.StatusBadRequest, "invalid_grant")
-	}
-	if n := b.audited(keyholder.EventTokenReused); n != 1 {
-		t.Errorf("%d audit rows of the reuse, want 1", n)
-	}
-	if n := b.audited(keyholder.EventGrantEnded); n != 1 {
-		t.Errorf("%d audit rows of the end, want 1", n)
-	}
-	refused(t, b.refresh("khr_"+strings.Repeat("A", 43)), http.StatusBadRequest, "invalid_grant")
-}
-
-// Ensure that an unused refresh token ends by itself, and that each use
-// begins its life anew.
-func TestRefreshExpiry(t *testing.T) {
-	b := open(t)
-	token := b.tokens().text("refresh_token")
-	for range 2 {
-		b.pass(29 * 24 * time.Hour)
-		r := b.refresh(token)
-		if r.status != http.StatusOK {
-			t.Fatalf("refresh within 30 days: %s", r.body)
-		}
-		token = r.text("refresh_token")
-	}
-	b.pass(31 * 24 * time.Hour)
-	refused(t, b.refresh(token), http.StatusBadRequest, "invalid_grant")
-}
-
-// Ensure that of many at once who use one code, or one refresh token, exactly
-// one gets tokens, and that the family then ends, because one of them stole it.
-func TestParallelUse(t *testing.T) {
-	b := open(t)
-	use := func(n int, form func() map[string][]string) {
-		t.Helper()
+	for range 3 {
+		code := b.code(b.app)
 		c := b.client()
-		answers := atOnce(n, func() (*http.Response, error) { return c.PostForm(b.issuer+"/token", form()) })
+		answers := atOnce(32, func() (*http.Response, error) {
+			return c.PostForm(b.issuer+"/token", with(redemption(code), "client_id", string(b.app.ID), "client_secret", b.secret))
+		})
 		var won []reply
-		for range n {
+		for range 32 {
 			a := <-answers
 			switch r := read(t, a.resp, a.err); r.status {
 			case http.StatusOK:
@@ -239,28 +198,10 @@ func TestParallelUse(t *testing.T) {
 			}
 		}
 		if len(won) != 1 {
-			t.Fatalf("%d of %d got tokens, want exactly 1", len(won), n)
+			t.Fatalf("%d of 32 got tokens, want exactly 1", len(won))
 		}
 		if b.active(won[0].text("access_token")) {
-			t.Error("the family outlived the reuse")
+			t.Error("the grant outlived the reuse")
 		}
-	}
-	for range 3 {
-		code := b.code(b.app)
-		use(32, func() map[string][]string {
-			return with(redemption(code), "client_id", string(b.app.ID), "client_secret", b.secret)
-		})
-		token := b.tokens().text("refresh_token")
-		use(32, func() map[string][]string {
-			return b.asApp("grant_type", "refresh_token", "refresh_token", token)
-		})
-	}
-	// Of two, both have often read the grant before either changes it: then
-	// the change itself is where the reuse shows.
-	for range 8 {
-		token := b.tokens().text("refresh_token")
-		use(2, func() map[string][]string {
-			return b.asApp("grant_type", "refresh_token", "refresh_token", token)
-		})
 	}
 }

@@ -41,7 +41,7 @@ func newLibrary(s *Server) (http.Handler, error) {
 		provider.WithAuthnSessionIDFunc(random("")),
 		provider.WithAuthSessionLifetime(int(sessionLifetime/time.Second)),
 		provider.WithRefreshTokenGrant(m,
-			provider.WithRefreshTokenFunc(random("khr_")),
+			provider.WithRefreshTokenFunc(refreshToken),
 			provider.WithRefreshTokenLifetime(int(s.refresh/time.Second)),
 			provider.WithRefreshTokenRotation(),
 		),
@@ -89,6 +89,15 @@ func random(prefix string) goidc.RandomFunc {
 		rand.Read(b[:]) // never fails: the runtime ends the process instead
 		return prefix + base64.RawURLEncoding.EncodeToString(b[:])
 	}
+}
+
+// refreshToken gives the refresh token of the next token answer: a new one,
+// unless GrantByRefreshToken has settled that the client keeps one.
+func refreshToken(ctx context.Context) string {
+	if token := exchangeOf(ctx).keeps; token != "" {
+		return token
+	}
+	return random("khr_")(ctx)
 }
 
 // jtiMemory is longer than the library accepts an assertion for (10 minutes),

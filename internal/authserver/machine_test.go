@@ -221,6 +221,7 @@ func TestRestart(t *testing.T) {
 	if r := b.refresh(tokens.text("refresh_token")); r.status != http.StatusOK {
 		t.Errorf("refresh after a restart: %s", r.body)
 	}
+	b.pass(11 * time.Second)
 	refused(t, b.refresh(tokens.text("refresh_token")), http.StatusBadRequest, "invalid_grant")
 	if r := b.redeem(code); r.status != http.StatusOK || r.text("refresh_token") == "" {
 		t.Errorf("redemption after a restart: %s", r.body)

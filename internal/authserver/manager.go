@@ -3,7 +3,6 @@ package authserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -106,17 +105,16 @@ func (m *manager) SaveGrant(ctx context.Context, g *goidc.Grant) error {
 	if next.Body, err = m.grantBody(g); err != nil {
 		return err
 	}
-	next.Sealed, next.Refresh = nil, ledger.Digest{}
+	if ex.form.Get("grant_type") == string(goidc.GrantRefreshToken) {
+		return m.refreshGrant(ctx, ex, next, g.RefreshToken)
+	}
+	next.Refresh = ledger.Digest{}
 	if g.RefreshToken != "" {
 		next.Refresh = digest(g.RefreshToken)
 	}
-	if ex.form.Get("grant_type") == string(goidc.GrantAuthorizationCode) {
-		err = m.ledger.RedeemGrant(ctx, next)
-	} else {
-		err = m.ledger.RefreshGrant(ctx, next)
-	}
+	err = m.ledger.RedeemGrant(ctx, next)
 	if keyholder.CodeOf(err) == keyholder.Conflict {
-		// Somebody used the same code or refresh token a moment before.
+		// Somebody used the same code a moment before.
 		if err := m.endReused(ctx, ex); err != nil {
 			return settle(ex, err)
 		}
@@ -194,45 +192,10 @@ func (m *manager) GrantByAuthCode(ctx context.Context, code string) (*goidc.Gran
 	}
 	ex.consumed = g.AuthCodeConsumedAt != 0
 	g.AuthCodeExpiresAt = m.judge(g.AuthCodeExpiresAt)
-	if row.Sealed != nil {
+	if row.Sealed != nil && !ex.consumed {
 		if g.RefreshToken, err = unseal(code, g.ID, row.Sealed); err != nil {
 			return nil, settle(ex, err)
 		}
-	}
-	return g, nil
-}
-
-// GrantByRefreshToken returns the grant of a refresh token. A token that was
-// rotated away ends the family when it comes back for a token. Nobody else
-// than its client may ask about a refresh token.
-func (m *manager) GrantByRefreshToken(ctx context.Context, token string) (*goidc.Grant, error) {
-	ex := exchangeOf(ctx)
-	if ex.endpoint == endpointIntrospect {
-		return nil, goidc.ErrNotFound
-	}
-	row, used, err := m.ledger.GrantByRefreshToken(ctx, digest(token))
-	if err != nil {
-		return nil, settle(ex, err)
-	}
-	g, err := m.readGrant(ex, row)
-	if err != nil {
-		return nil, err
-	}
-	if used && ex.endpoint == endpointToken {
-		if err := m.endReused(ctx, ex); err != nil {
-			return nil, settle(ex, err)
-		}
-		return nil, errRefused(errors.New("the refresh token was used before"))
-	}
-	if g.RefreshTokenExpiresAt != 0 {
-		g.RefreshTokenExpiresAt = m.judge(g.RefreshTokenExpiresAt)
-	}
-	if g.CertThumbprint != "" && ex.byCertificate {
-		// Rights hang on the client, not on its certificate: renewal must
-		// not cost the owner a new sign-in. The new token is bound to the
-		// certificate of this request.
-		thumbprint := digestOf(ex.peer.Raw)
-		g.CertThumbprint = encodeThumbprint(thumbprint)
 	}
 	return g, nil
 }

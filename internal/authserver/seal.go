@@ -12,8 +12,9 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
-// seal encrypts a refresh token under a key that only the authorization code
-// gives, with AES-256-GCM. The grant's ID is bound in, so that a sealed token
+// seal encrypts a refresh token under a key that only what it is given for
+// (code: an authorization code or the refresh token before) gives, with
+// AES-256-GCM. The grant's ID is bound in, so that a sealed token
 // moved to another row does not open.
 func seal(code, grant, token string) ([]byte, error) {
 	aead, err := sealer(code)

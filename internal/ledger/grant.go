@@ -38,7 +38,7 @@ type Grant struct {
 	Body         []byte // the authorization server's record, without code and refresh token
 	Code         Digest // of the authorization code; stays after redemption, so that a replay is recognised
 	Refresh      Digest // of the refresh token in force
-	Sealed       []byte // first refresh token, readable only with the code, until redemption
+	Sealed       []byte // refresh token in force, readable only with what it was given for: the code until redemption, then the refresh token before it
 	Created      time.Time
 	Ended        time.Time
 }
@@ -98,6 +98,7 @@ func sweepGrants(tx *store.Tx, now time.Time) error {
 // made from. Errors: Conflict if another was first, Denied if the grant has
 // ended or PermitIssue says no.
 func (l *Ledger) RedeemGrant(ctx context.Context, g Grant) error {
+	g.Sealed = nil
 	return l.store.Write(ctx, func(tx *store.Tx) error {
 		if err := l.permitIssue(g, keyholder.GrantAuthorizationCode); err != nil {
 			return err
@@ -111,7 +112,8 @@ func (l *Ledger) RedeemGrant(ctx context.Context, g Grant) error {
 }
 
 // RefreshGrant puts a new refresh token of a grant into force; the one before
-// counts as used from then on. g.Version must be that of the row the change
+// counts as used from then on. g.Sealed is kept for a client whose answer gets
+// lost. g.Version must be that of the row the change
 // was made from. Errors: Conflict if another was first, Denied if the grant
 // has ended or PermitIssue says no.
 func (l *Ledger) RefreshGrant(ctx context.Context, g Grant) error {
@@ -136,18 +138,46 @@ func (l *Ledger) RefreshGrant(ctx context.Context, g Grant) error {
 	})
 }
 
+// RenewGrant stores that a grant was refreshed and kept its refresh token,
+// g.Refresh. What it changes is the body, so of two at once the later stands.
+// Errors: Conflict if another refresh token is in force, Denied if the grant
+// has ended or PermitIssue says no.
+func (l *Ledger) RenewGrant(ctx context.Context, g Grant) error {
+	return l.store.Write(ctx, func(tx *store.Tx) error {
+		if err := l.permitIssue(g, keyholder.GrantRefreshToken); err != nil {
+			return err
+		}
+		result, err := tx.Exec(`UPDATE grants SET version = version + 1, body = ? WHERE id = ? AND refresh_hash = ? AND ended = 0`,
+			g.Body, g.ID, g.Refresh.blob())
+		if err != nil {
+			return fmt.Errorf("renew a grant: %w", err)
+		}
+		if err := changed(tx, g.ID, result); err != nil {
+			return err
+		}
+		return l.Append(tx, keyholder.EventGrantRefreshed, g.Client, string(g.ID), detail{
+			"grant_type": string(keyholder.GrantRefreshToken), "subscription": string(g.Subscription), "refresh_token": "kept"})
+	})
+}
+
 // changeGrant replaces the row of a grant by compare-and-swap on its version.
 func (l *Ledger) changeGrant(tx *store.Tx, g Grant) error {
-	result, err := tx.Exec(`UPDATE grants SET version = version + 1, body = ?, refresh_hash = ?, sealed = NULL WHERE id = ? AND version = ? AND ended = 0`,
-		g.Body, g.Refresh.blob(), g.ID, g.Version)
+	result, err := tx.Exec(`UPDATE grants SET version = version + 1, body = ?, refresh_hash = ?, sealed = ? WHERE id = ? AND version = ? AND ended = 0`,
+		g.Body, g.Refresh.blob(), g.Sealed, g.ID, g.Version)
 	if err != nil {
 		return fmt.Errorf("change a grant: %w", err)
 	}
+	return changed(tx, g.ID, result)
+}
+
+// changed says why a change of a grant found no row to change, or nil if it
+// found one.
+func changed(tx *store.Tx, id keyholder.GrantID, result sql.Result) error {
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return err
 	}
 	var ended int64
-	if err := tx.QueryRow("SELECT ended FROM grants WHERE id = ?", g.ID).Scan(&ended); err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err := tx.QueryRow("SELECT ended FROM grants WHERE id = ?", id).Scan(&ended); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("change a grant: %w", err)
 	}
 	if ended != 0 {
@@ -206,15 +236,25 @@ func (l *Ledger) GrantByCode(ctx context.Context, code Digest) (Grant, error) {
 	return l.grantWhere(ctx, "code_hash = ?", code[:])
 }
 
-// GrantByRefreshToken returns the grant of a refresh token, and whether the
-// token was rotated away before. Errors: as [Ledger.Grant].
-func (l *Ledger) GrantByRefreshToken(ctx context.Context, token Digest) (g Grant, used bool, err error) {
+// GrantByRefreshToken returns the grant of a refresh token, and since when the
+// token counts as used; the zero time if it is in force. Errors: as
+// [Ledger.Grant].
+func (l *Ledger) GrantByRefreshToken(ctx context.Context, token Digest) (g Grant, used time.Time, err error) {
 	g, err = l.grantWhere(ctx, "refresh_hash = ?", token[:])
 	if keyholder.CodeOf(err) != keyholder.NotFound {
-		return g, false, err
+		return g, time.Time{}, err
 	}
-	g, err = l.grantWhere(ctx, `id = (SELECT grant_id FROM used_refresh_tokens WHERE hash = ?)`, token[:])
-	return g, err == nil, err
+	var id keyholder.GrantID
+	var at int64
+	err = l.store.Read().QueryRowContext(ctx, "SELECT grant_id, used FROM used_refresh_tokens WHERE hash = ?", token[:]).Scan(&id, &at)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Grant{}, time.Time{}, keyholder.Errorf(keyholder.NotFound, "no such grant")
+	case err != nil:
+		return Grant{}, time.Time{}, fmt.Errorf("read a used refresh token: %w", err)
+	}
+	g, err = l.grantWhere(ctx, "id = ?", id)
+	return g, fromMicros(at), err
 }
 
 func (l *Ledger) grantWhere(ctx context.Context, where string, arg any) (Grant, error) {

@@ -51,7 +51,7 @@ func TestGrantLife(t *testing.T) {
 	}
 	for token, used := range map[string]bool{"first": true, "second": false} {
 		got, wasUsed, err := b.GrantByRefreshToken(ctx, hashed(token))
-		if err != nil || got.ID != g.ID || wasUsed != used {
+		if err != nil || got.ID != g.ID || !wasUsed.IsZero() != used {
 			t.Errorf("%s: grant %s, used %v, %v; want used %v", token, got.ID, wasUsed, err, used)
 		}
 	}
@@ -74,7 +74,7 @@ func TestGrantLife(t *testing.T) {
 	if err := dropTwo(b.GrantByRefreshToken(ctx, hashed("first"))); keyholder.CodeOf(err) != keyholder.NotFound {
 		t.Errorf("a token used long ago: %v", err)
 	}
-	if _, used, err := b.GrantByRefreshToken(ctx, hashed("second")); err != nil || !used {
+	if _, used, err := b.GrantByRefreshToken(ctx, hashed("second")); err != nil || used.IsZero() {
 		t.Errorf("a token used just now: used %v, %v", used, err)
 	}
 }
@@ -123,6 +123,45 @@ func TestGrantChangeIsCompareAndSwap(t *testing.T) {
 			g = must(b.Grant(t.Context(), g.ID))
 			g.Scope = keyholder.ScopeRead
 		}
+	}
+}
+
+// Ensure that a refresh that keeps its token changes the grant's record only,
+// while that very token is in force, and that what is sealed stays.
+func TestRenewGrant(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	ctx := t.Context()
+	g := b.newGrant(p, "code")
+	g.Refresh = hashed("first")
+	if err := b.RedeemGrant(ctx, g); err != nil {
+		t.Fatal(err)
+	}
+	g.Version, g.Refresh, g.Sealed = 2, hashed("second"), []byte("under the first")
+	if err := b.RefreshGrant(ctx, g); err != nil {
+		t.Fatal(err)
+	}
+	g.Version, g.Sealed, g.Body = 1, nil, []byte("renewed")
+	if err := b.RenewGrant(ctx, g); err != nil {
+		t.Fatal(err)
+	}
+	got, used, err := b.GrantByRefreshToken(ctx, hashed("second"))
+	if err != nil || !used.IsZero() || string(got.Body) != "renewed" || string(got.Sealed) != "under the first" || got.Version != 4 {
+		t.Errorf("got %+v, used %v, %v", got, used, err)
+	}
+	if _, used, err := b.GrantByRefreshToken(ctx, hashed("first")); err != nil || !used.Equal(b.Now()) {
+		t.Errorf("the first is used since %v, %v; want %v", used, err, b.Now())
+	}
+	g.Refresh = hashed("first")
+	if err := b.RenewGrant(ctx, g); keyholder.CodeOf(err) != keyholder.Conflict {
+		t.Errorf("renewing with a used token: %v", err)
+	}
+	if err := b.EndGrant(ctx, ledger.System, g.ID, "test"); err != nil {
+		t.Fatal(err)
+	}
+	g.Refresh = hashed("second")
+	if err := b.RenewGrant(ctx, g); keyholder.CodeOf(err) != keyholder.Denied {
+		t.Errorf("renewing an ended grant: %v", err)
 	}
 }
 
@@ -218,7 +257,7 @@ func TestGrantsAreSwept(t *testing.T) {
 			t.Errorf("after eight days the %s grant is there: %v", name, err)
 		}
 	}
-	if _, used, err := b.GrantByRefreshToken(ctx, hashed("living0")); err != nil || !used {
+	if _, used, err := b.GrantByRefreshToken(ctx, hashed("living0")); err != nil || used.IsZero() {
 		t.Errorf("a used token of a living grant: used %v, %v", used, err)
 	}
 	if got := must(b.Grant(ctx, living.ID)); !got.Ended.IsZero() {

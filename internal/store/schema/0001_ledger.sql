@@ -117,7 +117,7 @@ CREATE TABLE grants (
   body         BLOB NOT NULL,
   code_hash    BLOB UNIQUE,
   refresh_hash BLOB UNIQUE,
-  sealed       BLOB, -- first refresh token, sealed under the code until redemption
+  sealed       BLOB, -- refresh token in force, sealed under what it was given for: the code until redemption, then the token before
   created      INTEGER NOT NULL,
   ended        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
