@@ -178,6 +178,22 @@ func (t *tally) wait(patience time.Duration) {
 	}
 }
 
+// quiet says whether nothing arrives for the given time.
+func (t *tally) quiet(watch time.Duration) bool {
+	t.mu.Lock()
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
+	changed := t.changed
+	t.mu.Unlock()
+	select {
+	case <-changed:
+		return false
+	case <-time.After(watch):
+		return true
+	}
+}
+
 // result says whether everything arrived once and in order, and in words what
 // was seen.
 func (t *tally) result() (bool, string) {
