@@ -17,6 +17,13 @@ import (
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: endpointAuthorize}
 	problem := readAuthorization(ex, w, r)
+	if problem == nil && isPushed(ex.form) {
+		r, problem = s.takePushed(ex, r)
+		if ex.fault != nil {
+			s.faultPage(w, r, ex)
+			return
+		}
+	}
 	if problem == nil {
 		problem = s.checkRedirect(ex.form)
 	}
@@ -140,14 +147,19 @@ func (s *Server) serveBrowser(ex *exchange, w http.ResponseWriter, r *http.Reque
 	a := newAnswer()
 	s.library.ServeHTTP(a, r.WithContext(withExchange(r.Context(), ex)))
 	if ex.fault != nil {
-		ref := newReference()
-		s.log.ErrorContext(r.Context(), "a sign-in failed", "reference", ref, "error", ex.fault)
-		w.Header().Set("Retry-After", "1")
-		s.pages.message(w, http.StatusServiceUnavailable, &message{Title: "Please try again in a moment",
-			Text: "The server could not answer. Nothing was shared.", Detail: "reference " + ref})
+		s.faultPage(w, r, ex)
 		return
 	}
 	a.send(w)
+}
+
+// faultPage says that the server could not answer.
+func (s *Server) faultPage(w http.ResponseWriter, r *http.Request, ex *exchange) {
+	ref := newReference()
+	s.log.ErrorContext(r.Context(), "a sign-in failed", "reference", ref, "error", ex.fault)
+	w.Header().Set("Retry-After", "1")
+	s.pages.message(w, http.StatusServiceUnavailable, &message{Title: "Please try again in a moment",
+		Text: "The server could not answer. Nothing was shared.", Detail: "reference " + ref})
 }
 
 // refusePage shows and audits a refusal.

@@ -35,7 +35,11 @@ func (s *Server) serveClient(e endpoint, w http.ResponseWriter, r *http.Request)
 		a.send(w)
 		return
 	}
-	s.denials.record(r.Context(), ex, keyholder.EventTokenDenied, refused.code, reasonOf(ex, refused))
+	kind := keyholder.EventTokenDenied
+	if e == endpointPush {
+		kind = keyholder.EventDenied
+	}
+	s.denials.record(r.Context(), ex, kind, refused.code, reasonOf(ex, refused))
 	s.writeRefusal(w, r, ex, refused)
 }
 

@@ -21,6 +21,7 @@ const (
 	endpointToken       endpoint = "token"
 	endpointIntrospect  endpoint = "introspect"
 	endpointRevoke      endpoint = "revoke"
+	endpointPush        endpoint = "par"
 )
 
 // exchange is what is known of one request. It travels in the request's

@@ -28,8 +28,8 @@ const (
 // (RFC 6265bis 4.1.3.2).
 const cookieName = "__Host-keyholder"
 
-// cookieForm is what a cookie of ours looks like.
-var cookieForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+// idForm is what a cookie of ours, and the ID of a session, looks like.
+var idForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
 // interact is the library's authentication policy: it is called when a
 // sign-in begins and for every request to its page. It answers the browser
@@ -55,7 +55,7 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 // begin binds the new sign-in to the browser and sends it to its first page.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, as *goidc.AuthnSession) goidc.Status {
 	cookie, err := r.Cookie(cookieName)
-	if err != nil || !cookieForm.MatchString(cookie.Value) {
+	if err != nil || !idForm.MatchString(cookie.Value) {
 		cookie = &http.Cookie{Name: cookieName, Value: random("")(r.Context())}
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie.Value, Path: "/", Secure: true, HttpOnly: true,

@@ -35,6 +35,8 @@ func newLibrary(s *Server) (http.Handler, error) {
 			provider.WithAuthPolicies(goidc.NewPolicy("owner", acceptAll, s.interact)),
 			provider.WithPKCE([]goidc.CodeChallengeMethod{goidc.CodeChallengeMethodSHA256}, provider.WithPKCERequired()),
 			provider.WithIssuerResponseParameter(),
+			provider.WithPAR(m, provider.WithPAREndpoint("/"+string(endpointPush)), provider.WithPARIDFunc(random("")),
+				provider.WithPARLifetime(int(pushLifetime/time.Second)), provider.WithPARSessionHandler(s.checkPushed)),
 			provider.WithAuthCodeFunc(random("")),
 			provider.WithAuthCodeLifetime(int(codeLifetime/time.Second)),
 		),

@@ -45,6 +45,9 @@ func settle(ex *exchange, err error) error {
 // SaveSession stores a sign-in in progress. A finished one is never changed.
 func (m *manager) SaveSession(ctx context.Context, as *goidc.AuthnSession) error {
 	ex := exchangeOf(ctx)
+	if ex.endpoint == endpointPush {
+		return m.savePushed(ctx, ex, as)
+	}
 	pending := as.Status == goidc.StatusPending
 	stored := *as
 	stored.ID, stored.ExpiresAt = "", 0
@@ -73,6 +76,9 @@ func (m *manager) SaveSession(ctx context.Context, as *goidc.AuthnSession) error
 // itself would accept a finished page again and give a second code.
 func (m *manager) Session(ctx context.Context, id string) (*goidc.AuthnSession, error) {
 	ex := exchangeOf(ctx)
+	if !idForm.MatchString(id) {
+		return nil, goidc.ErrNotFound
+	}
 	s, err := m.ledger.PendingSession(ctx, digest(id))
 	if err != nil {
 		return nil, settle(ex, err)

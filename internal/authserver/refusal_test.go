@@ -168,7 +168,7 @@ func TestMalformedRequests(t *testing.T) {
 func TestNothingElseIsServed(t *testing.T) {
 	b := open(t)
 	c := b.client()
-	for _, path := range []string{"/register", "/register/x", "/userinfo", "/par", "/device", "/device_authorization", "/bc-authorize", "/logout",
+	for _, path := range []string{"/register", "/register/x", "/userinfo", "/device", "/device_authorization", "/bc-authorize", "/logout",
 		"/authorize/x/y", "/", "/.well-known/openid-federation", "/signed-jwks", "/pki/", "/pki/issuing.key"} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 			resp, err := c.Do(must(http.NewRequest(method, b.issuer+path, strings.NewReader("{}"))))
@@ -348,6 +348,7 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("/introspect", "token=e30.e30.e30", "Bearer x", "application/x-www-form-urlencoded; charset=utf-8")
 	f.Add("/authorize", "client_id=%00&redirect_uri=https://x", "", "application/x-www-form-urlencoded")
 	f.Add("/authorize/x", "csrf=x&action=share", "", "application/x-www-form-urlencoded")
+	f.Add("/par", "client_id=x&redirect_uri=https://x", "", "application/x-www-form-urlencoded")
 	f.Add("/revoke", "token=a&token=b", "Basic OjolMw==", "text/plain")
 	b := open(f)
 	f.Fuzz(func(t *testing.T, path, body, authorization, contentType string) {

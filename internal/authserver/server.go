@@ -32,6 +32,7 @@ import (
 const (
 	tokenLifetime   = 5 * time.Minute
 	codeLifetime    = 60 * time.Second
+	pushLifetime    = 60 * time.Second // from the push to the browser's arrival
 	sessionLifetime = 10 * time.Minute
 	refreshLifetime = 30 * 24 * time.Hour
 )
@@ -149,7 +150,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
 	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)
 	mux.HandleFunc("POST /authorize/{session}", s.serveInteraction)
-	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke} {
+	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush} {
 		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })
 	}
 	mux.HandleFunc("GET /pki/root.pem", s.serveRoot)
