@@ -33,6 +33,12 @@ type Config struct {
 	Guard    *guard.Guard
 	Now      func() time.Time // nil: time.Now
 	Log      *slog.Logger     // nil: slog.Default
+
+	// Issuer is the URL of the authorization server, and BaseURL that of this
+	// API as the parties reach it, without a path; both https. With them a
+	// client that knows only this API finds its authorization server
+	// (RFC 9728). Both empty: nothing is told.
+	Issuer, BaseURL string
 }
 
 // API is the Web API. It is safe for concurrent use.
@@ -43,6 +49,9 @@ type API struct {
 	guard    *guard.Guard
 	now      func() time.Time
 	log      *slog.Logger
+
+	metadata    []byte // RFC 9728 document; nil: none
+	metadataURL string // where it is; empty: nowhere
 }
 
 // New returns the Web API.
@@ -56,6 +65,9 @@ func New(c Config) (*API, error) {
 	}
 	if a.log == nil {
 		a.log = slog.Default()
+	}
+	if err := a.describe(c.Issuer, c.BaseURL); err != nil {
+		return nil, err
 	}
 	return a, nil
 }
@@ -73,7 +85,7 @@ const (
 // must not reach the client as anything but a reference.
 func (a *API) serve(rw http.ResponseWriter, r *http.Request) {
 	began := a.now()
-	w := &response{ResponseWriter: rw, route: "*"}
+	w := &response{ResponseWriter: rw, route: "*", metadataURL: a.metadataURL}
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -97,6 +109,8 @@ func (a *API) serve(rw http.ResponseWriter, r *http.Request) {
 		a.fds(w, r, strings.TrimPrefix(path, fdsRoot))
 	case strings.HasPrefix(path, ingestRoot):
 		a.ingest(w, r, strings.TrimPrefix(path, ingestRoot))
+	case path == metadataPath && a.metadata != nil:
+		a.serveMetadata(w, r)
 	default:
 		guard.WriteProblem(w, http.StatusNotFound, string(keyholder.NotFound), "nothing is served at this address",
 			"the FDS endpoints are under "+fdsRoot)
@@ -158,12 +172,16 @@ type response struct {
 	subscription keyholder.SubscriptionID
 	client       string
 	reason       string // why it was refused, in our words
+	metadataURL  string // told with every 401
 }
 
 // WriteHeader notes the status.
 func (w *response) WriteHeader(status int) {
 	if !w.sent {
 		w.status, w.sent = status, true
+		if status == http.StatusUnauthorized {
+			w.pointToMetadata()
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

@@ -84,6 +84,8 @@ func must[T any](v T, err error) T {
 type limits struct {
 	mailbox mailbox.Config
 	ended   func(keyholder.Token) bool
+
+	issuer, base string
 }
 
 func open(t testing.TB, l limits) *bench {
@@ -111,7 +113,7 @@ func open(t testing.TB, l limits) *bench {
 			}
 			return nil, keyholder.Errorf(keyholder.NotFound, "no such key")
 		}}))
-	api := must(webapi.New(webapi.Config{Ledger: b.ledger, Facility: b.facility, Mailbox: b.mailbox, Guard: b.guard, Log: log}))
+	api := must(webapi.New(webapi.Config{Ledger: b.ledger, Facility: b.facility, Mailbox: b.mailbox, Guard: b.guard, Log: log, Issuer: l.issuer, BaseURL: l.base}))
 	b.ledger.AddPlane("guard", func(_ context.Context, c keyholder.Cut) (int, error) { return b.guard.End(c), nil })
 	b.serve(dir, api.Handler())
 	t.Cleanup(func() {
