@@ -43,15 +43,16 @@ var imports = map[string][]string{
 	"internal/ledger":   {".", "internal/store"},
 	"internal/mailbox":  {".", "internal/store", "internal/ledger"},
 	"internal/facility": {".", "internal/store", "internal/ledger"},
-	"internal/pki":      {"."},
-	"internal/keyring":  {"."},
+	"internal/keyfile":  {"."},
+	"internal/pki":      {".", "internal/keyfile"},
+	"internal/keyring":  {".", "internal/keyfile"},
 
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the
 	// problem documents of guard.
 	"internal/authserver": {".", "internal/ledger", "internal/keyring", "internal/pki"},
 	"internal/webapi":     {".", "guard", "internal/store", "internal/ledger", "internal/facility", "internal/mailbox"},
-	"internal/webhook":    {".", "guard", "internal/ledger", "internal/mailbox"},
+	"internal/webhook":    {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
 	"internal/broker":     {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},
 	"internal/console":    {".", "guard", "internal/ledger", "internal/pki", "internal/keyring", "internal/mailbox"},
 

@@ -386,7 +386,7 @@ func TestOpenChecksFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, own, append(good, bytes.Repeat([]byte("\n"), 16<<10)...))
+			write(t, own, append(good, bytes.Repeat([]byte("\n"), 64<<10)...))
 		}, keyholder.Invalid},
 		{"folder in place of a file", func() {
 			remove(t, own)

@@ -17,21 +17,17 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 )
 
 // folder is where the authority lives inside the data folder.
 const folder = "pki"
 
 const (
-	rootKeyFile     = "root.key" // may be moved to a safe place after Init; nothing here reads it again
-	rootFile        = "root.pem"
-	issuingKeyFile  = "issuing.key"
-	issuingFile     = "issuing.pem"
-	maxFile         = 64 << 10
-	modeOthers      = 0o077 // the permission bits that a key file must not have
-	folderMode      = 0o700
-	keyMode         = 0o600
-	certificateMode = 0o644
+	rootKeyFile    = "root.key" // may be moved to a safe place after Init; nothing here reads it again
+	rootFile       = "root.pem"
+	issuingKeyFile = "issuing.key"
+	issuingFile    = "issuing.pem"
 )
 
 // Init makes a root and an issuing authority in dir/pki: P-256 keys in PKCS #8
@@ -45,23 +41,19 @@ func Init(dir string, now time.Time, random io.Reader) error {
 		random = rand.Reader
 	}
 	target := filepath.Join(dir, folder)
-	if _, err := os.Lstat(target); err == nil {
-		return errExists(target)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for a certificate authority: %w", err)
-	}
 	files, err := newAuthority(now, random)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, folderMode); err != nil {
-		return fmt.Errorf("make the data folder: %w", err)
+	err = keyfile.WriteFolder(target, files)
+	if errors.Is(err, fs.ErrExist) {
+		return errExists(target)
 	}
-	return writeFolder(target, files)
+	return err
 }
 
 // newAuthority makes the two authorities and returns the files that hold them.
-func newAuthority(now time.Time, random io.Reader) ([]file, error) {
+func newAuthority(now time.Time, random io.Reader) ([]keyfile.File, error) {
 	rootKey, root, err := newPair(rootTemplate(now), nil, nil, random)
 	if err != nil {
 		return nil, err
@@ -78,11 +70,11 @@ func newAuthority(now time.Time, random io.Reader) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []file{
-		{rootKeyFile, rootPEM, keyMode},
-		{rootFile, encodeCertificate(root.Raw), certificateMode},
-		{issuingKeyFile, issuingPEM, keyMode},
-		{issuingFile, encodeCertificate(issuing.Raw), certificateMode},
+	return []keyfile.File{
+		{Name: rootKeyFile, Data: rootPEM, Mode: keyfile.Private},
+		{Name: rootFile, Data: encodeCertificate(root.Raw), Mode: keyfile.Public},
+		{Name: issuingKeyFile, Data: issuingPEM, Mode: keyfile.Private},
+		{Name: issuingFile, Data: encodeCertificate(issuing.Raw), Mode: keyfile.Public},
 	}, nil
 }
 
@@ -116,7 +108,7 @@ func Open(dir string) (*Authority, error) {
 		return nil, keyholder.Errorf(keyholder.NotFound, "there is no certificate authority in %s", dir).
 			WithHint("make one with `keyholder init -data %s`", dir)
 	}
-	if _, err := readKeyFile(filepath.Join(path, rootKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := keyfile.ReadPrivate(filepath.Join(path, rootKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	root, err := openCertificate(filepath.Join(path, rootFile))
@@ -127,7 +119,7 @@ func Open(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := readKeyFile(filepath.Join(path, issuingKeyFile))
+	keyPEM, err := keyfile.ReadPrivate(filepath.Join(path, issuingKeyFile))
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +149,7 @@ func checkAuthority(root, issuing *x509.Certificate, key crypto.Signer) error {
 }
 
 func openCertificate(path string) (*x509.Certificate, error) {
-	in, err := readFile(path, 0)
+	in, err := keyfile.Read(path)
 	if err != nil {
 		return nil, err
 	}
@@ -170,96 +162,6 @@ func openCertificate(path string) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("read the certificate in %s: %w", path, err)
 	}
 	return cert, nil
-}
-
-// readKeyFile reads a file that only its owner may read.
-func readKeyFile(path string) ([]byte, error) { return readFile(path, modeOthers) }
-
-// readFile reads a bounded file, but not one that has any of the forbidden
-// permission bits. The mode is asked of the open file, so that it cannot be
-// exchanged in between.
-func readFile(path string, forbidden fs.FileMode) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open the certificate authority: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("open the certificate authority: %w", err)
-	}
-	switch mode := info.Mode(); {
-	case !mode.IsRegular() || info.Size() > maxFile:
-		return nil, keyholder.Errorf(keyholder.Invalid, "%s is not a regular file of at most %d bytes", path, maxFile)
-	case mode.Perm()&forbidden != 0:
-		return nil, keyholder.Errorf(keyholder.Denied, "others than its owner may use the key file %s (mode %04o)", path, mode.Perm()).
-			WithHint("chmod 600 %s; if others may have read it, make a new authority", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return data, nil
-}
-
-// file is one file to be written.
-type file struct {
-	name string
-	data []byte
-	mode fs.FileMode
-}
-
-// writeFolder writes files into a new folder beside the target, makes them
-// durable and only then gives the folder its name: a crash leaves either
-// nothing of that name or all of it. Renaming onto a folder that holds
-// something fails, so of two that run at once one wins.
-func writeFolder(target string, files []file) error {
-	parent := filepath.Dir(target)
-	temp, err := os.MkdirTemp(parent, "."+filepath.Base(target)+"-*") // mode 0700
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer os.RemoveAll(temp) //nolint:errcheck // already renamed if all went well
-	for _, f := range files {
-		if err := writeFile(filepath.Join(temp, f.name), f.data, f.mode); err != nil {
-			return err
-		}
-	}
-	if err := syncFolder(temp); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, target); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return errExists(target)
-		}
-		return fmt.Errorf("name the folder %s: %w", target, err)
-	}
-	return syncFolder(parent)
-}
-
-// writeFile writes a new file and makes its content durable.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("make a file: %w", err)
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-// syncFolder makes the names in a folder durable.
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open a folder: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("make the folder %s durable: %w", path, err)
-	}
-	return nil
 }
 
 func errExists(path string) error {

@@ -1,20 +1,16 @@
 package webhook
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-)
 
-// maxFile bounds a credential file, in bytes.
-const maxFile = 64 << 10
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
+)
 
 // credential is what a webhook's folder holds.
 type credential struct {
@@ -81,29 +77,15 @@ func withRoots(roots *x509.CertPool, ca []byte) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// readFile reads a file, nil if it is not there. A private one must be its
-// owner's only.
+// readFile reads a file, nil if it is not there.
 func readFile(path string, private bool) ([]byte, error) {
-	f, err := os.Open(path)
+	read := keyfile.Read
+	if private {
+		read = keyfile.ReadPrivate
+	}
+	content, err := read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, errors.New("it can not be opened")
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil || !info.Mode().IsRegular():
-		return nil, errors.New("it is not a file")
-	case private && info.Mode().Perm()&0o077 != 0:
-		return nil, errors.New("others may read it; give it mode 0600")
-	case info.Size() > maxFile:
-		return nil, errors.New("it is too long")
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return nil, errors.New("it can not be read")
-	}
-	return bytes.Clone(content), nil
+	return content, err
 }

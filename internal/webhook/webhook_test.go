@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -287,7 +288,8 @@ func TestCertificate(t *testing.T) {
 	b.file(h, "cert.pem", string(pem), 0o600)
 	b.fails(h, "the webhook's files: cert.pem and key.pem belong together")
 	b.file(h, "key.pem", string(key), 0o640)
-	b.fails(h, "the webhook's files: key.pem: others may read it; give it mode 0600")
+	b.fails(h, "the webhook's files: key.pem: others than its owner may use the key file "+
+		filepath.Join(webhook.Dir(b.dir, h.ID), "key.pem")+" (mode 0640)")
 	b.file(h, "key.pem", string(key), 0o600)
 	b.arrives(b.subs[0], want)
 	if log := b.log.String(); strings.Contains(log, "BEGIN") {
