@@ -172,7 +172,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Log: d.log, Now: o.Now})
+	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: d.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
 	if err != nil {
 		return err
 	}
