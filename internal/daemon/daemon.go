@@ -78,6 +78,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err := d.start(ctx, o); err != nil {
 		return nil, errors.Join(err, d.Close(ctx))
 	}
+	d.log.Info("serving", "issuer", d.Issuer, "api", d.API, "mqtt", d.MQTT, "tls", o.Config.TLS, "data", o.Dir)
 	return d, nil
 }
 
