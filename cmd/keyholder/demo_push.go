@@ -172,10 +172,10 @@ func (r *demoReceiver) close() { _ = r.server.Close() }
 
 // openWebhook starts App 2's receiver for subscription C and registers it
 // with the provider. The app's own Keyholder knows the provider as a client
-// and the subscription by the ID the provider supplied.
+// and the subscriptions by the IDs the provider supplied.
 func (d *demo) openWebhook(ctx context.Context) error {
 	c := d.subs["C"]
-	secret, providerID, err := d.onboardAppSide(ctx, c.id)
+	secret, providerID, err := d.onboardAppSide(ctx)
 	if err != nil {
 		return err
 	}
@@ -217,15 +217,12 @@ func (d *demo) openWebhook(ctx context.Context) error {
 	return err
 }
 
-// onboardAppSide registers the provider and the subscription at the app's own
-// Keyholder, and returns the provider's secret and ID there.
-func (d *demo) onboardAppSide(ctx context.Context, id keyholder.SubscriptionID) (secret, provider string, err error) {
+// onboardAppSide registers the provider and App 2's subscriptions at the app's
+// own Keyholder, and returns the provider's secret and ID there.
+func (d *demo) onboardAppSide(ctx context.Context) (secret, provider string, err error) {
 	admin := d.appSide.admin
 	p, err := admin.AddProvider(ctx, console.NewProvider{Name: d.provider.Name})
 	if err != nil {
-		return "", "", err
-	}
-	if _, err = admin.AddOwner(ctx, console.NewOwner{Key: northgate, Name: northgate}); err != nil {
 		return "", "", err
 	}
 	app, err := admin.AddApp(ctx, console.NewApp{Name: d.apps[1].Name, Authentication: keyholder.AuthCertificate,
@@ -233,12 +230,18 @@ func (d *demo) onboardAppSide(ctx context.Context, id keyholder.SubscriptionID) 
 	if err != nil {
 		return "", "", err
 	}
-	a, err := admin.AddAgreement(ctx, console.NewAgreement{Provider: string(p.ID), Owner: northgate, Purpose: "Pushes to our webhook"})
-	if err != nil {
-		return "", "", err
-	}
-	if _, err = admin.AddSubscription(ctx, console.NewSubscription{Agreement: string(a.ID), App: string(app.App.ID), ID: string(id)}); err != nil {
-		return "", "", err
+	for _, name := range []string{"B", "C"} {
+		s := d.subs[name]
+		if _, err = admin.AddOwner(ctx, console.NewOwner{Key: s.owner.Key, Name: s.owner.Key}); err != nil {
+			return "", "", err
+		}
+		a, err := admin.AddAgreement(ctx, console.NewAgreement{Provider: string(p.ID), Owner: s.owner.Key, Purpose: "Pushes to our webhook"})
+		if err != nil {
+			return "", "", err
+		}
+		if _, err = admin.AddSubscription(ctx, console.NewSubscription{Agreement: string(a.ID), App: string(app.App.ID), ID: string(s.id)}); err != nil {
+			return "", "", err
+		}
 	}
 	s, err := admin.AddSecret(ctx, string(p.ID))
 	return s.Secret, string(p.ID), err
