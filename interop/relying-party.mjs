@@ -1,0 +1,191 @@
+// Drives the authorization server with certified relying-party code, as an app
+// would. It gets its settings as JSON in the environment, writes the address of
+// every sign-in as a line to standard output, and reads the address that the
+// browser came back with as a line from standard input. It ends with status 0
+// if, and only if, all went as it must.
+import assert from 'node:assert/strict'
+import fs from 'node:fs'
+import https from 'node:https'
+import readline from 'node:readline'
+import * as client from 'openid-client'
+import * as oauth from 'oauth4webapi'
+
+const settings = JSON.parse(process.env.SETTINGS)
+const issuer = new URL(settings.issuer)
+const input = readline.createInterface({ input: process.stdin })
+const lines = input[Symbol.asyncIterator]()
+
+async function signIn(address) {
+  process.stdout.write(address.href + '\n')
+  const { value, done } = await lines.next()
+  assert(!done, 'the browser did not come back')
+  return new URL(value)
+}
+
+// fetchWith returns a fetch that presents a client certificate.
+function fetchWith(files) {
+  const ca = fs.readFileSync(settings.ca)
+  const own = files ? { cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) } : {}
+  return (input, init = {}) =>
+    new Promise((resolve, reject) => {
+      const body = init.body === undefined || init.body === null ? undefined : String(init.body)
+      const headers = Object.fromEntries(new Headers(init.headers))
+      if (body !== undefined) headers['content-length'] = Buffer.byteLength(body)
+      const request = https.request(input, { method: init.method ?? 'GET', headers, ca, ...own, agent: false }, (answer) => {
+        const parts = []
+        answer.on('data', (part) => parts.push(part))
+        answer.on('error', reject)
+        answer.on('end', () =>
+          resolve(new Response(parts.length ? Buffer.concat(parts) : null, { status: answer.statusCode, headers: answer.headers })))
+      })
+      request.on('error', reject)
+      request.end(body)
+    })
+}
+
+const refused = (code) => (error) => {
+  assert.equal(error.error, code, String(error))
+  return true
+}
+
+// settled finds what an app with secret or certificate does differently.
+const app = settings.app
+const byCertificate = app.method === 'tls_client_auth'
+const appFetch = fetchWith(byCertificate ? app : undefined)
+const plainFetch = fetchWith()
+
+async function withOpenIDClient() {
+  const authentications = {
+    client_secret_basic: client.ClientSecretBasic(app.secret),
+    client_secret_post: client.ClientSecretPost(app.secret),
+    tls_client_auth: client.TlsClientAuth(),
+  }
+  const config = await client.discovery(issuer, app.id, undefined, authentications[app.method], { [client.customFetch]: appFetch })
+  config[client.customFetch] = appFetch
+  client.enableNonRepudiationChecks(config)
+  const gateway = await client.discovery(issuer, settings.gateway.id, undefined, client.ClientSecretBasic(settings.gateway.secret), {
+    [client.customFetch]: plainFetch,
+  })
+  gateway[client.customFetch] = plainFetch
+  const active = async (token) => (await client.tokenIntrospection(gateway, token)).active
+
+  async function begin(build) {
+    const verifier = client.randomPKCECodeVerifier()
+    const checks = { pkceCodeVerifier: verifier, expectedState: client.randomState(), expectedNonce: client.randomNonce(), idTokenExpected: true }
+    const address = await build(config, {
+      redirect_uri: settings.redirectURI,
+      scope: 'openid fds:read',
+      code_challenge: await client.calculatePKCECodeChallenge(verifier),
+      code_challenge_method: 'S256',
+      state: checks.expectedState,
+      nonce: checks.expectedNonce,
+    })
+    return { back: await signIn(address), checks }
+  }
+
+  const tokens = {}
+  for (const build of [client.buildAuthorizationUrl, client.buildAuthorizationUrlWithPAR]) {
+    const { back, checks } = await begin(build)
+    tokens.first = await client.authorizationCodeGrant(config, back, checks)
+    assert.equal(tokens.first.token_type, 'bearer')
+    assert(tokens.first.claims().sub)
+    assert(await active(tokens.first.access_token))
+  }
+
+  // Refresh: kept by certificate, rotated by secret.
+  const second = await client.refreshTokenGrant(config, tokens.first.refresh_token)
+  assert.equal(second.refresh_token === tokens.first.refresh_token, byCertificate)
+  const again = await client.refreshTokenGrant(config, tokens.first.refresh_token)
+  assert.equal(again.refresh_token, second.refresh_token)
+
+  const info = await client.tokenIntrospection(gateway, second.access_token)
+  assert.equal(info.client_id, app.id)
+  assert.equal(Boolean(info.cnf?.['x5t#S256']), byCertificate)
+  assert(info.subscription_id)
+  const machine = await client.clientCredentialsGrant(config, { scope: 'fds:read', subscription_id: info.subscription_id })
+  assert.equal(machine.refresh_token, undefined)
+  assert(await active(machine.access_token))
+
+  await client.tokenRevocation(config, second.refresh_token)
+  assert(!(await active(second.access_token)))
+  await assert.rejects(client.refreshTokenGrant(config, second.refresh_token), refused('invalid_grant'))
+
+  // What must not work.
+  await assert.rejects(client.clientCredentialsGrant(config, { scope: 'fds:push', subscription_id: info.subscription_id }), refused('invalid_scope'))
+  await assert.rejects(client.tokenIntrospection(config, machine.access_token))
+  {
+    const { back, checks } = await begin(client.buildAuthorizationUrl)
+    await assert.rejects(client.authorizationCodeGrant(config, back, { ...checks, expectedState: 'another' }))
+    const mixedUp = new URL(back)
+    mixedUp.searchParams.set('iss', 'https://evil.example')
+    await assert.rejects(client.authorizationCodeGrant(config, mixedUp, checks))
+    await assert.rejects(client.authorizationCodeGrant(config, back, { ...checks, pkceCodeVerifier: client.randomPKCECodeVerifier() }), refused('invalid_grant'))
+    await assert.rejects(client.authorizationCodeGrant(config, back, checks), refused('invalid_grant'))
+  }
+  {
+    const { back, checks } = await begin(client.buildAuthorizationUrl)
+    const got = await client.authorizationCodeGrant(config, back, checks)
+    await assert.rejects(client.authorizationCodeGrant(config, back, checks), refused('invalid_grant'))
+    assert(!(await active(got.access_token)), 'the tokens outlived the replay of their code')
+  }
+  const stranger = await client.discovery(issuer, app.id, undefined,
+    byCertificate ? client.TlsClientAuth() : client.ClientSecretBasic('khs_wrong'), { [client.customFetch]: plainFetch })
+  stranger[client.customFetch] = plainFetch
+  await assert.rejects(client.clientCredentialsGrant(stranger, { scope: 'fds:read', subscription_id: info.subscription_id }), (error) => {
+    const code = error.error ?? error.cause?.[0]?.parameters?.error
+    assert(code === 'invalid_client' || error.status === 401, String(error))
+    return true
+  })
+}
+
+async function withOAuth4WebAPI() {
+  const own = { client_id: app.id }
+  const authentication = {
+    client_secret_basic: () => oauth.ClientSecretBasic(app.secret),
+    client_secret_post: () => oauth.ClientSecretPost(app.secret),
+    tls_client_auth: () => oauth.TlsClientAuth(),
+  }[app.method]()
+  const options = { [oauth.customFetch]: appFetch }
+  let as
+  for (const algorithm of ['oidc', 'oauth2']) {
+    as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm, ...options }))
+  }
+
+  const verifier = oauth.generateRandomCodeVerifier()
+  const state = oauth.generateRandomState()
+  const pushed = await oauth.processPushedAuthorizationResponse(as, own, await oauth.pushedAuthorizationRequest(as, own, authentication, {
+    response_type: 'code',
+    redirect_uri: settings.redirectURI,
+    scope: 'fds:read',
+    code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
+    code_challenge_method: 'S256',
+    state,
+  }, options))
+  assert(pushed.expires_in <= 60)
+  const address = new URL(as.authorization_endpoint)
+  address.search = new URLSearchParams({ client_id: app.id, request_uri: pushed.request_uri })
+  const parameters = oauth.validateAuthResponse(as, own, await signIn(address), state)
+  const first = await oauth.processAuthorizationCodeResponse(as, own,
+    await oauth.authorizationCodeGrantRequest(as, own, authentication, parameters, settings.redirectURI, verifier, options))
+  assert.equal(first.id_token, undefined)
+
+  const second = await oauth.processRefreshTokenResponse(as, own,
+    await oauth.refreshTokenGrantRequest(as, own, authentication, first.refresh_token, options))
+  assert.equal(second.refresh_token === first.refresh_token, byCertificate)
+
+  const gateway = { client_id: settings.gateway.id }
+  const introspect = async (token) => oauth.processIntrospectionResponse(as, gateway,
+    await oauth.introspectionRequest(as, gateway, oauth.ClientSecretPost(settings.gateway.secret), token, { [oauth.customFetch]: plainFetch }))
+  const info = await introspect(second.access_token)
+  assert.equal(info.active, true)
+
+  const machine = await oauth.processClientCredentialsResponse(as, own,
+    await oauth.clientCredentialsGrantRequest(as, own, authentication, { scope: 'fds:read', subscription_id: info.subscription_id }, options))
+  await oauth.processRevocationResponse(await oauth.revocationRequest(as, own, authentication, machine.access_token, options))
+  assert.equal((await introspect(machine.access_token)).active, false)
+  assert.equal((await introspect(second.access_token)).active, true)
+}
+
+await withOpenIDClient()
+await withOAuth4WebAPI()
+input.close() // else the process waits for more

@@ -1,0 +1,118 @@
+// Package interop_test drives a whole Keyholder with the client code of
+// others, in the versions that package-lock.json names.
+package interop_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/keyholdertest"
+)
+
+const redirectURI = "https://app.example/callback"
+
+// install copies the script and its packages into a folder of the test.
+func install(t *testing.T) (node, dir string) {
+	t.Helper()
+	node, npm := keyholdertest.RequireProgram(t, "node"), keyholdertest.RequireProgram(t, "npm")
+	dir = t.TempDir()
+	for _, name := range []string{"package.json", "package-lock.json", "relying-party.mjs"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ci := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	ci.Dir = dir
+	if out, err := ci.CombinedOutput(); err != nil {
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+	return node, dir
+}
+
+// identity is how the script authenticates as a client.
+type identity struct {
+	ID     string `json:"id"`
+	Method string `json:"method,omitempty"`
+	Secret string `json:"secret,omitempty"`
+	Cert   string `json:"cert,omitempty"` // file
+	Key    string `json:"key,omitempty"`  // file
+}
+
+// Ensure that openid-client and oauth4webapi, the certified relying-party code
+// for JavaScript, go through every flow with every client authentication, and
+// are refused what must be refused.
+func TestRelyingParty(t *testing.T) {
+	node, dir := install(t)
+	s := keyholdertest.Start(t)
+	provider, owner := s.AddProvider("Soap Inc"), s.AddOwner("northgate")
+	password := s.AddUser(owner.ID, "facility")
+	s.AddAgreement(provider.ID, owner.ID)
+	gateway, gatewaySecret := s.AddResourceServer("Gateway")
+	file := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca := file("ca.pem", []byte(s.RootPEM()))
+	app, secret := s.AddApp("Cleaner", keyholder.AuthSecret, redirectURI)
+	certApp, _ := s.AddApp("Tidy", keyholder.AuthCertificate, redirectURI)
+	cert, key := s.CertificatePEM(keyholder.ForApp, string(certApp.ID))
+	for _, client := range []identity{
+		{ID: string(app.ID), Method: "client_secret_basic", Secret: secret},
+		{ID: string(app.ID), Method: "client_secret_post", Secret: secret},
+		{ID: string(certApp.ID), Method: "tls_client_auth", Cert: file("cert.pem", cert), Key: file("key.pem", key)},
+	} {
+		t.Run(client.Method, func(t *testing.T) {
+			settings, err := json.Marshal(map[string]any{"issuer": s.Issuer, "redirectURI": redirectURI, "ca": ca, "app": client,
+				"gateway": identity{ID: string(gateway.ID), Secret: gatewaySecret}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			script := exec.CommandContext(ctx, node, "relying-party.mjs")
+			script.Dir, script.Env = dir, append(os.Environ(), "SETTINGS="+string(settings))
+			var complaint bytes.Buffer
+			script.Stderr = &complaint
+			answers, err := script.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			questions, err := script.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := script.Start(); err != nil {
+				t.Fatal(err)
+			}
+			signIns := 0
+			for lines := bufio.NewScanner(questions); lines.Scan(); signIns++ {
+				if _, err := fmt.Fprintln(answers, s.SignIn(lines.Text(), redirectURI, "facility", password)); err != nil {
+					break // the script has ended and says why
+				}
+			}
+			_ = answers.Close() // the script may be gone
+			if err := script.Wait(); err != nil {
+				t.Fatalf("%v\n%s", err, complaint.Bytes())
+			}
+			if signIns != 5 {
+				t.Errorf("%d sign-ins, want 5", signIns)
+			}
+		})
+	}
+}
