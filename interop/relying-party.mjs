@@ -151,6 +151,10 @@ async function withOAuth4WebAPI() {
     as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm, ...options }))
   }
 
+  const api = new URL(settings.api)
+  const resource = await oauth.processResourceDiscoveryResponse(api, await oauth.resourceDiscoveryRequest(api, options))
+  assert.deepEqual(resource.authorization_servers, [as.issuer])
+
   const verifier = oauth.generateRandomCodeVerifier()
   const state = oauth.generateRandomState()
   const pushed = await oauth.processPushedAuthorizationResponse(as, own, await oauth.pushedAuthorizationRequest(as, own, authentication, {

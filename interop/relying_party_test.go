@@ -78,7 +78,7 @@ func TestRelyingParty(t *testing.T) {
 		{ID: string(certApp.ID), Method: "tls_client_auth", Cert: file("cert.pem", cert), Key: file("key.pem", key)},
 	} {
 		t.Run(client.Method, func(t *testing.T) {
-			settings, err := json.Marshal(map[string]any{"issuer": s.Issuer, "redirectURI": redirectURI, "ca": ca, "app": client,
+			settings, err := json.Marshal(map[string]any{"issuer": s.Issuer, "api": s.API, "redirectURI": redirectURI, "ca": ca, "app": client,
 				"gateway": identity{ID: string(gateway.ID), Secret: gatewaySecret}})
 			if err != nil {
 				t.Fatal(err)
