@@ -25,6 +25,7 @@ const (
 	EventTokenReused         EventKind = "grant.reuse_detected"
 	EventTokenDenied         EventKind = "token.denied"
 	EventWebhookAdded        EventKind = "webhook.added"
+	EventKeyRotated          EventKind = "key.rotated"
 	EventCut                 EventKind = "cut"
 	EventDenied              EventKind = "denied"
 )

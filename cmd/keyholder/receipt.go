@@ -126,25 +126,3 @@ func verifyReceipt(keys jose.JSONWebKeySet, text []byte) (keyholder.Receipt, err
 	}
 	return signed, nil
 }
-
-func runKeyList(ctx context.Context, env *environment, args []string) error {
-	f := newFlags(env, "key list", `
-Prints the public keys that verify access tokens and receipts, as a key set
-(JWKS, RFC 7517). The authorization server publishes the same set under /jwks.
-
-example:
-  $ keyholder key list > keys.json`).server()
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	keys, err := c.Keys(ctx)
-	if err != nil {
-		return err
-	}
-	return printJSON(env.stdout, keys)
-}

@@ -206,6 +206,11 @@ func (c *Client) Authority(ctx context.Context) (Authority, error) {
 	return get[Authority](ctx, c, "authority", nil)
 }
 
+// RotateKey publishes a new signing key that takes over after a lead.
+func (c *Client) RotateKey(ctx context.Context) (RotatedKey, error) {
+	return send[RotatedKey](ctx, c, "keys", NewKey{})
+}
+
 // Keys returns the public keys that verify tokens and receipts (RFC 7517).
 func (c *Client) Keys(ctx context.Context) (json.RawMessage, error) {
 	return get[json.RawMessage](ctx, c, "keys", nil)

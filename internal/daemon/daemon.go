@@ -104,7 +104,7 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.pki, err = pki.Open(o.Dir); err != nil {
 		return err
 	}
-	if d.keys, err = keyring.Open(o.Dir); err != nil {
+	if d.keys, err = keyring.OpenAt(o.Dir, o.Now); err != nil {
 		return err
 	}
 	if d.store, err = store.Open(ctx, filepath.Join(o.Dir, databaseName)); err != nil {

@@ -99,6 +99,31 @@ func WriteFolder(target string, files []File) error {
 	return syncFolder(parent)
 }
 
+// Add writes a new private file and makes it and its name durable. One that
+// exists is not touched and gives an error with fs.ErrExist in its chain.
+func Add(path string, data []byte) error {
+	if err := write(path, data, Private); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// Replace gives a private file new content: after a crash it holds the old or
+// the new, whole.
+func Replace(path string, data []byte) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what a crash left: %w", err)
+	}
+	if err := write(temp, data, Private); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("replace %s: %w", path, err)
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
 // write writes a new file and makes its content durable.
 func write(path string, data []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -27,7 +28,7 @@ const (
 	folder      = "keys"
 	keyPrefix   = "es256-" // a thumbprint may begin with a hyphen, a file name should not
 	keySuffix   = ".key"
-	signingFile = "signing" // one line: the kid of the key that signs
+	signingFile = "signing" // the kid of the key that signs; below it, one a line, later ones with the time from when
 	keyType     = "PRIVATE KEY"
 	maxKeys     = 16
 )
@@ -37,20 +38,12 @@ const (
 // overwrites: keys that are there give an [keyholder.Error] of code Conflict.
 func Init(dir string) error {
 	target := filepath.Join(dir, folder)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	key, err := webKey(private)
+	key, encoded, err := newKey()
 	if err != nil {
 		return err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return fmt.Errorf("encode a signing key: %w", err)
-	}
 	err = keyfile.WriteFolder(target, []keyfile.File{
-		{Name: keyPrefix + key.KeyID + keySuffix, Data: pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der}), Mode: keyfile.Private},
+		{Name: keyPrefix + key.KeyID + keySuffix, Data: encoded, Mode: keyfile.Private},
 		{Name: signingFile, Data: []byte(key.KeyID + "\n"), Mode: keyfile.Private},
 	})
 	if errors.Is(err, fs.ErrExist) {
@@ -59,10 +52,30 @@ func Init(dir string) error {
 	return err
 }
 
+// newKey makes a key and its file.
+func newKey() (jose.JSONWebKey, []byte, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return jose.JSONWebKey{}, nil, fmt.Errorf("make a signing key: %w", err)
+	}
+	key, err := webKey(private)
+	if err != nil {
+		return jose.JSONWebKey{}, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return jose.JSONWebKey{}, nil, fmt.Errorf("encode a signing key: %w", err)
+	}
+	return key, pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der}), nil
+}
+
 // Open reads the keys in dir/keys. An [keyholder.Error] says what is wrong:
 // code NotFound if there are none, Denied if a key can be read by others than
 // its owner, Invalid if the files do not fit together.
-func Open(dir string) (*Ring, error) {
+func Open(dir string) (*Ring, error) { return OpenAt(dir, time.Now) }
+
+// OpenAt is Open with a clock, which says whose turn it is to sign.
+func OpenAt(dir string, now func() time.Time) (*Ring, error) {
 	path := filepath.Join(dir, folder)
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,11 +84,11 @@ func Open(dir string) (*Ring, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("list the signing keys: %w", err)
 	}
-	name, err := keyfile.ReadPrivate(filepath.Join(path, signingFile))
+	signing, err := keyfile.ReadPrivate(filepath.Join(path, signingFile))
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{}
+	r := &Ring{path: path, now: now}
 	for _, e := range entries {
 		rest, isKey := strings.CutPrefix(e.Name(), keyPrefix)
 		kid, ended := strings.CutSuffix(rest, keySuffix)
@@ -88,14 +101,42 @@ func Open(dir string) (*Ring, error) {
 		}
 		r.keys = append(r.keys, key)
 	}
-	signing := strings.TrimSpace(string(name))
-	i := slices.IndexFunc(r.keys, func(k jose.JSONWebKey) bool { return k.KeyID == signing })
-	if i < 0 || len(r.keys) > maxKeys {
-		return nil, keyholder.Errorf(keyholder.Invalid, "of the %d keys (at most %d) in %s none is the one that the file %s names", len(r.keys), maxKeys, path, signingFile)
+	if r.turns, err = parseTurns(string(signing)); err != nil {
+		return nil, err
 	}
-	r.keys[0], r.keys[i] = r.keys[i], r.keys[0]
-	r.signing = r.keys[0]
+	for _, t := range r.turns {
+		if !slices.ContainsFunc(r.keys, func(k jose.JSONWebKey) bool { return k.KeyID == t.kid }) || len(r.keys) > maxKeys {
+			return nil, keyholder.Errorf(keyholder.Invalid, "of the %d keys (at most %d) in %s none is the one that the file %s names", len(r.keys), maxKeys, path, signingFile)
+		}
+	}
 	return r, nil
+}
+
+// parseTurns reads the file that names the keys that sign.
+func parseTurns(text string) ([]turn, error) {
+	var turns []turn
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		kid, from, later := strings.Cut(strings.TrimSpace(line), " ")
+		t := turn{kid: kid}
+		if later != (len(turns) > 0) {
+			return nil, errTurns()
+		}
+		if later {
+			var err error
+			if t.from, err = time.Parse(time.RFC3339, from); err != nil || t.from.Before(turns[len(turns)-1].from) {
+				return nil, errTurns()
+			}
+		}
+		turns = append(turns, t)
+	}
+	if len(turns) == 0 {
+		return nil, errTurns()
+	}
+	return turns, nil
+}
+
+func errTurns() error {
+	return keyholder.Errorf(keyholder.Invalid, "the file %s does not name the signing keys in order", signingFile)
 }
 
 func openKey(path, kid string) (jose.JSONWebKey, error) {

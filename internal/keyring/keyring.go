@@ -13,6 +13,9 @@ import (
 	"crypto/elliptic"
 	"encoding/base64"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -23,18 +26,44 @@ import (
 // ends thousands of subscriptions takes less.
 const maxCompact = 8 << 20
 
-// Ring is an open set of signing keys. It never changes after [Open] and is
-// safe for concurrent use.
+// Ring is an open set of signing keys. It is safe for concurrent use.
 type Ring struct {
-	keys    []jose.JSONWebKey // private, the signing one first
-	signing jose.JSONWebKey
+	path string // of the folder
+	now  func() time.Time
+
+	mu    sync.RWMutex      // guards the rest
+	keys  []jose.JSONWebKey // private, in no order
+	turns []turn            // whose turn it is to sign, from when; the first from the beginning
+}
+
+// turn lets a key sign from a moment on.
+type turn struct {
+	kid  string
+	from time.Time
+}
+
+// ordered returns the private keys, the one whose turn it is first.
+func (r *Ring) ordered() []jose.JSONWebKey {
+	now := r.now()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	signing := r.turns[0].kid
+	for _, t := range r.turns[1:] {
+		if !now.Before(t.from) {
+			signing = t.kid
+		}
+	}
+	keys := slices.Clone(r.keys)
+	i := slices.IndexFunc(keys, func(k jose.JSONWebKey) bool { return k.KeyID == signing }) // Open and Rotate see to it
+	keys[0], keys[i] = keys[i], keys[0]
+	return keys
 }
 
 // JWKS returns the public keys, the signing one first, for publication (RFC
 // 7517).
 func (r *Ring) JWKS() jose.JSONWebKeySet {
 	var set jose.JSONWebKeySet
-	for _, k := range r.keys {
+	for _, k := range r.ordered() {
 		set.Keys = append(set.Keys, k.Public())
 	}
 	return set
@@ -44,12 +73,13 @@ func (r *Ring) JWKS() jose.JSONWebKeySet {
 // for the authorization server, which signs in this process. It must not be
 // written, logged or sent.
 func (r *Ring) Private() jose.JSONWebKeySet {
-	return jose.JSONWebKeySet{Keys: append([]jose.JSONWebKey(nil), r.keys...)}
+	return jose.JSONWebKeySet{Keys: r.ordered()}
 }
 
 // Signer returns the key that signs, and its name.
 func (r *Ring) Signer() (kid string, key crypto.Signer) {
-	return r.signing.KeyID, r.signing.Key.(*ecdsa.PrivateKey) // Open takes no other kind
+	signing := r.ordered()[0]
+	return signing.KeyID, signing.Key.(*ecdsa.PrivateKey) // Open takes no other kind
 }
 
 // Sign returns payload as a compact JWS (RFC 7515) of the given typ. Every use
@@ -59,7 +89,7 @@ func (r *Ring) Sign(payload []byte, typ string) (string, error) {
 	if typ == "" {
 		return "", fmt.Errorf("sign: no typ was given")
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: r.signing},
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: r.ordered()[0]},
 		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
 	if err != nil {
 		return "", fmt.Errorf("make a signer: %w", err)
