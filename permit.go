@@ -157,10 +157,9 @@ func PermitToken(t Token, presented Thumbprint, now time.Time) Verdict {
 	return allow(W5)
 }
 
-// PermitRead decides whether a token may read items of kind k, or use the
-// tags of the subscription if k is [Tags]. s is the standing of the token's
-// subscription, zero if there is none.
-func PermitRead(t Token, presented Thumbprint, s Standing, k Kind, now time.Time) Verdict {
+// permitSubscriptionToken is what every use of a subscription's token begins
+// with: the token may be used, names a subscription and has the scope.
+func permitSubscriptionToken(t Token, presented Thumbprint, scope string, now time.Time) Verdict {
 	if v := PermitToken(t, presented, now); !v.Allowed {
 		return v
 	}
@@ -169,8 +168,20 @@ func PermitRead(t Token, presented Thumbprint, s Standing, k Kind, now time.Time
 		return deny(W8, "the token includes no subscription ID")
 	case uuidProblem(string(t.Subscription)) != "":
 		return deny(W7, "the subscription ID is not a UUID version 4")
-	case !slices.Contains(t.Scope, ScopeRead):
-		return deny(W5, "the token is not for reading")
+	case !slices.Contains(t.Scope, scope):
+		return deny(W5, "the token has not the scope "+scope)
+	}
+	return allow(W8)
+}
+
+// PermitRead decides whether a token may read items of kind k, or use the
+// tags of the subscription if k is [Tags]. s is the standing of the token's
+// subscription, zero if there is none.
+func PermitRead(t Token, presented Thumbprint, s Standing, k Kind, now time.Time) Verdict {
+	if v := permitSubscriptionToken(t, presented, ScopeRead, now); !v.Allowed {
+		return v
+	}
+	switch {
 	case s.Subscription.ID != t.Subscription:
 		return deny(W6, "no such subscription")
 	case string(s.Subscription.App) != t.ClientID:
@@ -207,17 +218,10 @@ func PermitIngest(t Token, presented Thumbprint, p Provider, a Agreement, now ti
 // for pushing and names the subscription that the push is for. expected is
 // the subscription the receiver serves at the called address.
 func PermitPush(t Token, presented Thumbprint, expected SubscriptionID, now time.Time) Verdict {
-	if v := PermitToken(t, presented, now); !v.Allowed {
+	if v := permitSubscriptionToken(t, presented, ScopePush, now); !v.Allowed {
 		return v
 	}
-	switch {
-	case t.Subscription == "":
-		return deny(W8, "the token includes no subscription ID")
-	case uuidProblem(string(t.Subscription)) != "":
-		return deny(W7, "the subscription ID is not a UUID version 4")
-	case !slices.Contains(t.Scope, ScopePush):
-		return deny(W5, "the token is not for pushing")
-	case expected == "" || t.Subscription != expected:
+	if expected == "" || t.Subscription != expected {
 		return deny(W6, "the token is for another subscription")
 	}
 	return allow(W8)
