@@ -271,46 +271,32 @@ func texts[T ~string](s []T) []string {
 func (l *Ledger) endView(e keyholder.Ended, at time.Time) {
 	v := &l.view
 	v.set(func() {
-		for _, id := range e.Providers {
-			p := v.providers[id]
-			p.Cut = at
-			v.providers[id] = p
-			delete(v.secrets, string(id))
-		}
-		for _, id := range e.Apps {
-			a := v.apps[id]
-			a.Cut = at
-			v.apps[id] = a
-			delete(v.secrets, string(id))
-		}
-		for _, id := range e.Agreements {
-			a := v.agreements[id]
-			a.Cut = at
-			v.agreements[id] = a
-		}
-		for _, id := range e.Consents {
-			c := v.consents[id]
-			c.Cut = at
-			v.consents[id] = c
-		}
-		for _, id := range e.Subscriptions {
-			s := v.subscriptions[id]
-			s.Cut = at
-			v.subscriptions[id] = s
-		}
+		mark(v.providers, e.Providers, func(p *keyholder.Provider) { p.Cut = at })
+		mark(v.apps, e.Apps, func(a *keyholder.App) { a.Cut = at })
+		mark(v.agreements, e.Agreements, func(a *keyholder.Agreement) { a.Cut = at })
+		mark(v.consents, e.Consents, func(c *keyholder.Consent) { c.Cut = at })
+		mark(v.subscriptions, e.Subscriptions, func(s *keyholder.Subscription) { s.Cut = at })
+		mark(v.webhooks, e.Webhooks, func(w *Webhook) { w.Ended = at })
 		for thumbprint, c := range v.certificates {
 			if slices.Contains(e.Certificates, c.Serial) {
 				c.Revoked = at
 				v.certificates[thumbprint] = c
 			}
 		}
-		for _, id := range e.Webhooks {
-			w := v.webhooks[id]
-			w.Ended = at
-			v.webhooks[id] = w
+		for _, client := range append(texts(e.Apps), texts(e.Providers)...) {
+			delete(v.secrets, client)
 		}
 		v.endGrants(e.Grants, at, l.endedMemory())
 	})
+}
+
+// mark changes the named values of a map of the view.
+func mark[K comparable, V any](m map[K]V, ids []K, change func(*V)) {
+	for _, id := range ids {
+		value := m[id]
+		change(&value)
+		m[id] = value
+	}
 }
 
 // endGrants remembers ended grants and forgets those whose tokens have all
