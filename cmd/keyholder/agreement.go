@@ -23,10 +23,7 @@ example:
 	purpose := f.need("purpose", "`TEXT`: what the data may be used for")
 	start := f.time("start", "`DATE`: when it begins, 2027-01-31 or 2027-01-31T12:00:00Z (default now)")
 	end := f.time("end", "`DATE`: when it is over; a date is its first moment, in UTC (default open-ended)")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

@@ -99,10 +99,7 @@ example:
   $ keyholder `+noun+` secret -id fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24 -out new.secret`).server().reading()
 		id := f.need("id", "`ID`: whose secret")
 		out := f.value("out", "`FILE`: new file, mode 0600, for the secret")
-		if _, err := f.parse(args); err != nil {
-			return err
-		}
-		c, err := f.dial()
+		c, _, err := f.connect(args)
 		if err != nil {
 			return err
 		}

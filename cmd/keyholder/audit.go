@@ -21,10 +21,7 @@ example:
   2    2026-11-24 09:30:12Z  party.added  administrator  0b0f6c1e-9a37-4c7a-8d55-7e0d8b6c2f11  key=st-anna role=owner`).server().reading()
 	after := f.Int64("after", 0, "`ROW`: list what comes after this row")
 	limit := f.Int("limit", 100, "`N`: at most this many rows, up to 10000 (default 100)")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}
@@ -56,10 +53,7 @@ row was changed, removed, inserted or moved.
 example:
   $ keyholder audit verify
   the audit trail is whole: 42 rows`).server().reading()
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

@@ -142,10 +142,7 @@ the servers and all client certificates.
 example:
   $ keyholder cert ca -out ca.pem`).server()
 	out := f.value("out", "`FILE`: file for the certificate (default standard output)")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

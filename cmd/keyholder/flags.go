@@ -179,6 +179,17 @@ func (f *flags) dataFolder() string {
 // dial returns a client of the server. The caller closes it.
 func (f *flags) dial() (*console.Client, error) { return console.Dial(f.dataFolder()) }
 
+// connect is parse and then dial, for commands that have nothing to look at in
+// between.
+func (f *flags) connect(args []string) (*console.Client, []string, error) {
+	positional, err := f.parse(args)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := f.dial()
+	return c, positional, err
+}
+
 // onceValue is a text that may be given once, so that of two nobody has to
 // guess which one counted.
 type onceValue struct {

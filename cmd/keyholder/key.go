@@ -13,10 +13,7 @@ Prints the public keys that verify access tokens and receipts, as a key set
 
 example:
   $ keyholder key list > keys.json`).server()
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}
@@ -38,10 +35,7 @@ is interrupted.
 example:
   $ keyholder key rotate
   CkFoO0ZHgIPDSmRVSwNxBCSBAmjDKn5ojrnZpxVjTOE`).server().reading()
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

@@ -41,10 +41,7 @@ Lists all %s, the oldest first.
 example:
   $ keyholder %s list
 %s`, n.plural, n.help, n.name, n.example)).server().reading()
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}
@@ -89,11 +86,7 @@ Shows one of the %s.
 example:
   $ keyholder %s show %s
   $ keyholder %s show %s -json`, n.plural, n.name, n.key, n.name, n.key), n.key).server().reading()
-	found, err := f.parse(args)
-	if err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, found, err := f.connect(args)
 	if err != nil {
 		return err
 	}

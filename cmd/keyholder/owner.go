@@ -18,10 +18,7 @@ example:
   0b0f6c1e-9a37-4c7a-8d55-7e0d8b6c2f11`).server().reading()
 	key := f.need("key", "`KEY`: short name: lower-case letters, digits, hyphens")
 	name := f.need("name", "`NAME`: name for people")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

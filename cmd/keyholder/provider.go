@@ -19,10 +19,7 @@ example:
   $ keyholder provider add -name "Soap Inc"
   7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02`).server().reading()
 	name := f.need("name", "`NAME`: name for people")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}

@@ -20,10 +20,7 @@ example:
   c2d8a1b4-5e6f-4a7b-8c9d-0e1f2a3b4c5d`).server().reading()
 	name := f.need("name", "`NAME`: name for people")
 	out := f.value("out", "`FILE`: new file, mode 0600, for the secret")
-	if _, err := f.parse(args); err != nil {
-		return err
-	}
-	c, err := f.dial()
+	c, _, err := f.connect(args)
 	if err != nil {
 		return err
 	}
