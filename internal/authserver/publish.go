@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/fds-keyholder/keyholder"
 )
 
 // readMetadata takes the library's description of the server and strikes what
@@ -84,13 +82,7 @@ func (s *Server) currentCRL() ([]byte, error) {
 	if age := now.Sub(s.crl.signed); s.crl.der != nil && age >= 0 && age < crlAge {
 		return s.crl.der, nil
 	}
-	var revoked []keyholder.Certificate
-	for _, c := range s.ledger.ListCertificates() {
-		if !c.Revoked.IsZero() {
-			revoked = append(revoked, c)
-		}
-	}
-	der, err := s.authority.CRL(revoked, now)
+	der, err := s.authority.CRL(s.ledger.ListRevoked(), now)
 	if err != nil {
 		return nil, err
 	}

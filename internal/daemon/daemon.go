@@ -231,13 +231,7 @@ func (d *Daemon) publishRevoked(_ context.Context, c keyholder.Cut) (int, error)
 }
 
 func (d *Daemon) writeRevoked() error {
-	var revoked []keyholder.Certificate
-	for _, c := range d.ledger.ListCertificates() {
-		if !c.Revoked.IsZero() {
-			revoked = append(revoked, c)
-		}
-	}
-	der, err := d.pki.CRL(revoked, d.ledger.Now())
+	der, err := d.pki.CRL(d.ledger.ListRevoked(), d.ledger.Now())
 	if err != nil {
 		return fmt.Errorf("make the revocation list: %w", err)
 	}

@@ -263,6 +263,12 @@ func (l *Ledger) ListCertificates() []keyholder.Certificate {
 	return out
 }
 
+// ListRevoked returns the certificates that were revoked, for a revocation
+// list.
+func (l *Ledger) ListRevoked() []keyholder.Certificate {
+	return slices.DeleteFunc(l.ListCertificates(), func(c keyholder.Certificate) bool { return c.Revoked.IsZero() })
+}
+
 // load fills the view from the store. It runs before anything is served.
 func (l *Ledger) load(ctx context.Context) error {
 	v := &l.view
