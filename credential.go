@@ -103,3 +103,7 @@ const ScopeRead = "fds:read"
 
 // ScopePush is the scope of a provider's token for an app's webhook.
 const ScopePush = "fds:push"
+
+// WebhookAudience is the audience of a token that opens the webhook of one
+// subscription (RFC 9068 section 3), so that it opens no other.
+func WebhookAudience(s SubscriptionID) string { return "urn:keyholder:webhook:" + string(s) }

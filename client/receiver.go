@@ -41,7 +41,7 @@ type ReceiverConfig struct {
 	// Guard returns the guard for the pushes of a subscription, or nil if the
 	// app has no such subscription. The guard trusts the authorization server
 	// that the provider gets its push tokens from; its AudienceFor is
-	// [guard.WebhookAudience], so that a token opens the webhook of its own
+	// [keyholder.WebhookAudience], so that a token opens the webhook of its own
 	// subscription only. Required.
 	Guard func(keyholder.SubscriptionID) *guard.Guard
 

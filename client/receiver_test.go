@@ -55,7 +55,7 @@ func newReceiver(t *testing.T, pattern string, change func(*client.ReceiverConfi
 	}
 	rt := &receiverTest{t: t, key: key, log: new(bytes.Buffer)}
 	g, err := guard.New(guard.Config{
-		Issuer: pushIssuer, AudienceFor: guard.WebhookAudience,
+		Issuer: pushIssuer, AudienceFor: keyholder.WebhookAudience,
 		Keys: func(context.Context, string) (crypto.PublicKey, error) {
 			rt.mu.Lock()
 			defer rt.mu.Unlock()

@@ -197,7 +197,7 @@ func TestWholeWebhook(t *testing.T) {
 	app, _ := s.AddApp("Cleaner", keyholder.AuthSecret, "")
 	sub := s.AddSubscription(s.AddAgreement(provider.ID, owner.ID), app.ID, "")
 	secret := s.AddSecret(string(provider.ID))
-	g, err := guard.New(guard.Config{Issuer: s.Issuer, AudienceFor: guard.WebhookAudience,
+	g, err := guard.New(guard.Config{Issuer: s.Issuer, AudienceFor: keyholder.WebhookAudience,
 		Keys: guard.FetchKeys(s.Issuer, guard.HTTPClient(s.Roots(), keyholder.TLSStrict))})
 	if err != nil {
 		t.Fatal(err)

@@ -88,7 +88,7 @@ func ingest(t *testing.T, s *keyholdertest.Server, provider keyholder.ProviderID
 // receiver serves an app's webhook and returns its address.
 func (r *rig) receiver(s *keyholdertest.Server, sub keyholder.SubscriptionID) string {
 	r.t.Helper()
-	g, err := guard.New(guard.Config{Issuer: s.Issuer, AudienceFor: guard.WebhookAudience, Keys: guard.FetchKeys(s.Issuer, s.HTTP())})
+	g, err := guard.New(guard.Config{Issuer: s.Issuer, AudienceFor: keyholder.WebhookAudience, Keys: guard.FetchKeys(s.Issuer, s.HTTP())})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -26,13 +26,6 @@ const (
 	maxLeeway        = time.Minute
 )
 
-// WebhookAudience returns the audience of tokens for the webhook of a
-// subscription. It is what [Config].AudienceFor is set to in a webhook
-// receiver.
-func WebhookAudience(sub keyholder.SubscriptionID) string {
-	return "urn:keyholder:webhook:" + string(sub)
-}
-
 // Config says which tokens a [Guard] trusts.
 type Config struct {
 	// Issuer is the issuer identifier of the authorization server, compared

@@ -285,7 +285,7 @@ func TestEndedFunction(t *testing.T) {
 func TestAudienceFor(t *testing.T) {
 	i := newIssuer(t)
 	cfg := i.config()
-	cfg.Audience, cfg.AudienceFor = "", guard.WebhookAudience
+	cfg.Audience, cfg.AudienceFor = "", keyholder.WebhookAudience
 	g, err := guard.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -404,7 +404,7 @@ func TestNewRefuses(t *testing.T) {
 	tests := map[string]func(*guard.Config){
 		"no issuer":            func(c *guard.Config) { c.Issuer = "" },
 		"no audience":          func(c *guard.Config) { c.Audience = "" },
-		"two audiences":        func(c *guard.Config) { c.AudienceFor = guard.WebhookAudience },
+		"two audiences":        func(c *guard.Config) { c.AudienceFor = keyholder.WebhookAudience },
 		"no keys":              func(c *guard.Config) { c.Keys = nil },
 		"none":                 func(c *guard.Config) { c.Algorithms = []string{"ES256", "none"} },
 		"HS256":                func(c *guard.Config) { c.Algorithms = []string{"HS256"} },

@@ -179,7 +179,7 @@ func (d *demo) openWebhook(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, err := guard.New(guard.Config{Issuer: d.appSide.daemon.Issuer, AudienceFor: guard.WebhookAudience,
+	g, err := guard.New(guard.Config{Issuer: d.appSide.daemon.Issuer, AudienceFor: keyholder.WebhookAudience,
 		Keys: guard.FetchKeys(d.appSide.daemon.Issuer, guard.HTTPClient(d.appSide.roots, keyholder.TLSStrict))})
 	if err != nil {
 		return err

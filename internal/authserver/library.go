@@ -189,7 +189,7 @@ func (s *Server) tokenClaims(_ context.Context, t *goidc.Token, g *goidc.Grant) 
 	if sub := subscriptionOf(g); sub != "" {
 		claims[s.claim] = string(sub)
 		if t.Scopes == keyholder.ScopePush {
-			claims[goidc.ClaimAudience] = "urn:keyholder:webhook:" + string(sub)
+			claims[goidc.ClaimAudience] = keyholder.WebhookAudience(sub)
 		}
 	}
 	return claims

@@ -192,7 +192,7 @@ func (b *bench) serveAuth(ring *keyring.Ring) {
 
 // serveReceiver runs an app's webhook as the SDK makes it.
 func (b *bench) serveReceiver(ring *keyring.Ring) {
-	g := must(guard.New(guard.Config{Issuer: b.issuer, AudienceFor: guard.WebhookAudience,
+	g := must(guard.New(guard.Config{Issuer: b.issuer, AudienceFor: keyholder.WebhookAudience,
 		Keys: func(_ context.Context, kid string) (crypto.PublicKey, error) {
 			set := ring.JWKS()
 			for _, k := range set.Key(kid) {
