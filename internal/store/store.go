@@ -21,7 +21,7 @@ import (
 	"github.com/fds-keyholder/keyholder"
 )
 
-//go:embed schema/*.sql
+//go:embed schema/sqlite/*.sql
 var schema embed.FS
 
 // Store is an open database. Its methods are safe for concurrent use.
@@ -76,7 +76,7 @@ func openPool(path, extra string, conns int) (*sql.DB, error) {
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Sub(schema, "schema")
+	files, err := fs.Sub(schema, "schema/sqlite")
 	if err != nil {
 		return fmt.Errorf("read the schema: %w", err)
 	}
