@@ -88,6 +88,7 @@ type Token struct {
 	Subscription SubscriptionID
 	Grant        GrantID
 	ID           string // jti
+	Key          string // kid of the signing key
 	Scope        []string
 	IssuedAt     time.Time
 	Expires      time.Time

@@ -337,3 +337,13 @@ func PermitIntrospect(r Role) Verdict {
 	}
 	return allow(W3)
 }
+
+// PermitFollow decides whether an authenticated client may follow the feed of
+// endings: registered resource servers may, as they may introspect. The feed
+// tells of all parties, but nothing that a token could be made of.
+func PermitFollow(r Role) Verdict {
+	if r != RoleResourceServer {
+		return deny(W3, "only registered resource servers follow the feed of endings")
+	}
+	return allow(W3)
+}

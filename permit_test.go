@@ -514,17 +514,22 @@ func TestPermitCertify(t *testing.T) {
 	)
 }
 
-// Ensure that nobody but a registered resource server introspects (W3).
-func TestPermitIntrospect(t *testing.T) {
-	for _, r := range []keyholder.Role{
-		"", "unknown", "RESOURCE_SERVER", keyholder.RoleProvider, keyholder.RoleOwner, keyholder.RoleApp, keyholder.RoleAdministrator,
+// Ensure that nobody but a registered resource server introspects tokens or
+// follows the feed of endings (W3).
+func TestPermitResourceServer(t *testing.T) {
+	for name, permit := range map[string]func(keyholder.Role) keyholder.Verdict{
+		"introspect": keyholder.PermitIntrospect, "follow": keyholder.PermitFollow,
 	} {
-		if v := keyholder.PermitIntrospect(r); v.Allowed || v.Requirement != keyholder.W3 || v.Reason == "" {
-			t.Errorf("%q: %+v", r, v)
+		for _, r := range []keyholder.Role{
+			"", "unknown", "RESOURCE_SERVER", keyholder.RoleProvider, keyholder.RoleOwner, keyholder.RoleApp, keyholder.RoleAdministrator,
+		} {
+			if v := permit(r); v.Allowed || v.Requirement != keyholder.W3 || v.Reason == "" {
+				t.Errorf("%s, %q: %+v", name, r, v)
+			}
 		}
-	}
-	if v := keyholder.PermitIntrospect(keyholder.RoleResourceServer); !v.Allowed || v.Requirement != keyholder.W3 {
-		t.Errorf("a resource server: %+v", v)
+		if v := permit(keyholder.RoleResourceServer); !v.Allowed || v.Requirement != keyholder.W3 {
+			t.Errorf("%s, a resource server: %+v", name, v)
+		}
 	}
 }
 

@@ -3,9 +3,7 @@ package guard
 import (
 	"crypto/sha256"
 	"crypto/x509"
-	"maps"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -127,70 +125,6 @@ func (p *part) pushFront(e *entry) {
 
 func (e *entry) unlink() {
 	e.prev.next, e.next.prev = e.next, e.prev
-}
-
-// endings remembers what cuts have ended for as long as a token issued before
-// the cut could still be valid. IDs are never used again, so that no entry
-// refuses a token of something new.
-type endings struct {
-	mu  sync.Mutex // held by writers
-	ids atomic.Pointer[map[string]time.Time]
-}
-
-// add remembers ids until the time until, and forgets what is past.
-func (e *endings) add(ids []string, until, now time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	next := make(map[string]time.Time, len(ids))
-	if old := e.ids.Load(); old != nil {
-		maps.Copy(next, *old)
-	}
-	maps.DeleteFunc(next, func(_ string, t time.Time) bool { return t.Before(now) })
-	for _, id := range ids {
-		if id != "" { // an ID a token does not name is empty there, too
-			next[id] = until
-		}
-	}
-	e.ids.Store(&next)
-}
-
-// has says whether something the token rests on was ended.
-func (e *endings) has(t keyholder.Token) bool {
-	ids := e.ids.Load()
-	if ids == nil {
-		return false
-	}
-	for _, id := range [...]string{string(t.Subscription), string(t.Grant), t.ClientID} {
-		if _, ok := (*ids)[id]; ok {
-			return true
-		}
-	}
-	return false
-}
-
-// End ends the tokens of everything a cut ended: it forgets those in the
-// cache, and refuses them from now on even where nothing else would. It
-// returns how many were in the cache.
-func (g *Guard) End(c keyholder.Cut) int {
-	var ids []string
-	for _, id := range c.Ended.Subscriptions {
-		ids = append(ids, string(id))
-	}
-	for _, id := range c.Ended.Grants {
-		ids = append(ids, string(id))
-	}
-	for _, id := range c.Ended.Apps {
-		ids = append(ids, string(id))
-	}
-	for _, id := range c.Ended.Providers {
-		ids = append(ids, string(id))
-	}
-	if len(ids) == 0 {
-		return 0
-	}
-	now := g.cfg.Now()
-	g.endings.add(ids, now.Add(g.cfg.MaxLifetime+g.cfg.Leeway), now)
-	return g.cache.drop(g.endings.has)
 }
 
 // maxThumbprints bounds how many certificates' thumbprints are remembered.

@@ -197,6 +197,7 @@ func (g *Guard) verify(ctx context.Context, raw string, now time.Time) (keyholde
 	if err := g.checkClaims(c, now); err != nil {
 		return keyholder.Token{}, err
 	}
+	c.token.Key = header.KeyID
 	return c.token, nil
 }
 

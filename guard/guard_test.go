@@ -26,7 +26,7 @@ func TestVerify(t *testing.T) {
 	sum[0], sum[31] = 1, 2
 	want := keyholder.Token{
 		Issuer: testIssuer, Subject: "user-1", ClientID: testClient, Subscription: testSub, Grant: testGrant,
-		ID: "token-1", Scope: []string{"fds:read"}, IssuedAt: i.now, Expires: i.now.Add(5 * time.Minute),
+		ID: "token-1", Key: "key-1", Scope: []string{"fds:read"}, IssuedAt: i.now, Expires: i.now.Add(5 * time.Minute),
 	}
 	bound, ingest, scopes, fraction := want, want, want, want
 	bound.Bound = keyholder.Thumbprint(sum)

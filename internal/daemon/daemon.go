@@ -164,7 +164,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	}
 	g, err := guard.New(guard.Config{
 		Issuer: d.Issuer, Audience: d.API, Keys: d.publicKey, Now: o.Now,
-		Ended: func(t keyholder.Token) bool { return d.ledger.GrantEnded(t.Grant) },
+		Ended: d.ledger.TokenEnded,
 	})
 	if err != nil {
 		return err

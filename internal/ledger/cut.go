@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -286,7 +285,7 @@ func (l *Ledger) endView(e keyholder.Ended, at time.Time) {
 		for _, client := range append(texts(e.Apps), texts(e.Providers)...) {
 			delete(v.secrets, client)
 		}
-		v.endGrants(e.Grants, at, l.endedMemory())
+		l.addEndings(at, v.endingsOf(e, at))
 	})
 }
 
@@ -296,15 +295,6 @@ func mark[K comparable, V any](m map[K]V, ids []K, change func(*V)) {
 		value := m[id]
 		change(&value)
 		m[id] = value
-	}
-}
-
-// endGrants remembers ended grants and forgets those whose tokens have all
-// expired. The caller holds the lock.
-func (v *view) endGrants(ids []keyholder.GrantID, at time.Time, memory time.Duration) {
-	maps.DeleteFunc(v.ended, func(_ keyholder.GrantID, ended time.Time) bool { return at.Sub(ended) > memory })
-	for _, id := range ids {
-		v.ended[id] = at
 	}
 }
 
@@ -318,7 +308,7 @@ func (l *Ledger) EndGrant(ctx context.Context, actor string, id keyholder.GrantI
 		if err != nil || len(ended) == 0 {
 			return err
 		}
-		tx.After(func() { l.view.set(func() { l.view.endGrants(ended, at, l.endedMemory()) }) })
+		tx.After(func() { l.endGrantsView(ended, at) })
 		return l.Append(tx, keyholder.EventGrantEnded, actor, string(id), detail{"reason": reason})
 	})
 }

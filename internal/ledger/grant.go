@@ -215,9 +215,7 @@ func (l *Ledger) EndMachineGrant(ctx context.Context, actor string, g Grant, rea
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return err
 		}
-		tx.After(func() {
-			l.view.set(func() { l.view.endGrants([]keyholder.GrantID{g.ID}, at, l.endedMemory()) })
-		})
+		tx.After(func() { l.endGrantsView([]keyholder.GrantID{g.ID}, at) })
 		return l.Append(tx, keyholder.EventGrantEnded, actor, string(g.ID), detail{"reason": reason})
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/store"
@@ -94,18 +93,3 @@ func (l *Ledger) loadSecrets(ctx context.Context) error {
 		return nil
 	})
 }
-
-// loadEndedGrants remembers the grants whose access tokens may be unexpired.
-func (l *Ledger) loadEndedGrants(ctx context.Context) error {
-	return l.each(ctx, "SELECT id, ended FROM grants WHERE ended > ?", func(scan scanner) error {
-		var id keyholder.GrantID
-		var ended int64
-		err := scan(&id, &ended)
-		l.view.ended[id] = fromMicros(ended)
-		return err
-	}, micros(l.Now().Add(-l.endedMemory())))
-}
-
-// endedMemory is how long an ended grant is remembered: the lifetime of a
-// token and as much again for clocks that disagree.
-func (l *Ledger) endedMemory() time.Duration { return 2 * l.tokenLifetime }

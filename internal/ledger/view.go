@@ -29,7 +29,7 @@ type view struct {
 	certificates  map[keyholder.Thumbprint]keyholder.Certificate
 	webhooks      map[keyholder.WebhookID]Webhook
 	secrets       map[string][]secretHash // by client
-	ended         map[keyholder.GrantID]time.Time
+	endings       endings
 }
 
 // set runs change with the view locked.
@@ -123,12 +123,6 @@ func (l *Ledger) Agreement(id keyholder.AgreementID) keyholder.Agreement {
 // Certificate returns a certificate, or the zero value.
 func (l *Ledger) Certificate(t keyholder.Thumbprint) keyholder.Certificate {
 	return get(&l.view, l.view.certificates, t)
-}
-
-// GrantEnded says whether a grant has ended so recently that one of its
-// access tokens could still be unexpired.
-func (l *Ledger) GrantEnded(id keyholder.GrantID) bool {
-	return !get(&l.view, l.view.ended, id).IsZero()
 }
 
 // OwnerByKey returns the owner of that key, or the zero value.
@@ -283,10 +277,10 @@ func (l *Ledger) load(ctx context.Context) error {
 	v.certificates = map[keyholder.Thumbprint]keyholder.Certificate{}
 	v.webhooks = map[keyholder.WebhookID]Webhook{}
 	v.secrets = map[string][]secretHash{}
-	v.ended = map[keyholder.GrantID]time.Time{}
+	v.endings = newEndings()
 	for _, load := range []func(context.Context) error{
 		l.loadParties, l.loadApps, l.loadAgreements, l.loadConsents, l.loadSubscriptions,
-		l.loadCertificates, l.loadWebhooks, l.loadSecrets, l.loadEndedGrants,
+		l.loadCertificates, l.loadWebhooks, l.loadSecrets, l.loadEndings,
 	} {
 		if err := load(ctx); err != nil {
 			return err
