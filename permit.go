@@ -33,6 +33,7 @@ type Connection struct {
 	Standing    Standing    // of the certificate's subscription, if it names one
 	Provider    Provider    // of the certificate's provider, if it names one
 	ClientID    string
+	Holder      Thumbprint // of the certificate whose connection has the client ID now; zero: none
 	Will        bool
 }
 
@@ -93,6 +94,10 @@ func PermitConnect(c Connection, now time.Time) Verdict {
 		// A will is published without an acknowledgement: it could be
 		// neither durable nor, from a consumer, allowed.
 		return deny(M7, "a last will is a publish, and nothing here is published unacknowledged")
+	case c.Holder != Thumbprint{} && c.Holder != c.Certificate.Thumbprint:
+		// A session goes on only with the certificate it began with: of two
+		// that are in use at once, one may be a copy.
+		return deny(M5, "the connection of another certificate has the client ID")
 	}
 	return allow(M5)
 }

@@ -51,8 +51,8 @@ func TestPermitCertificate(t *testing.T) {
 }
 
 // Ensure that only a holder of a good certificate connects to the broker, over
-// TLS 1.2 or better, under the ID of the certificate and without a will (M1,
-// M2, M5).
+// TLS 1.2 or better, under the ID of the certificate and without a will, and
+// only while no other certificate has that ID (M1, M2, M5).
 func TestPermitConnect(t *testing.T) {
 	versions := map[string]uint16{
 		"none": 0, "ssl3": 0x0300, "1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13, "1.4": 0x0305,
@@ -70,15 +70,18 @@ func TestPermitConnect(t *testing.T) {
 			{"provider", []string{"good", "cut", "none"}},
 			{"client", []string{"subscription", "provider", "app", "other", "empty", "urn", "longer", "upper"}},
 			{"will", []string{"no", "yes"}},
+			{"holder", []string{"none", "same", "other"}},
 		},
 		allowed: []string{
-			"tls=1.2|1.3 record=known dates=good use=subscription subject=subscription standing=whole client=subscription will=no",
-			"tls=1.2|1.3 record=known dates=good use=provider subject=provider provider=good client=provider will=no",
+			"tls=1.2|1.3 record=known dates=good use=subscription subject=subscription standing=whole client=subscription will=no holder=none|same",
+			"tls=1.2|1.3 record=known dates=good use=provider subject=provider provider=good client=provider will=no holder=none|same",
 		},
 		decide: func(c combination) keyholder.Verdict {
+			presented := certificate(c.at("record"), c.at("dates"), c.at("use"), c.at("subject"))
 			return keyholder.PermitConnect(keyholder.Connection{
 				TLSVersion:  versions[c.at("tls")],
-				Certificate: certificate(c.at("record"), c.at("dates"), c.at("use"), c.at("subject")),
+				Certificate: presented,
+				Holder:      map[string]keyholder.Thumbprint{"same": presented.Thumbprint, "other": {9}}[c.at("holder")],
 				Standing:    theStanding(c.at("standing")),
 				Provider:    provider(c.at("provider")),
 				ClientID:    clients[c.at("client")],
@@ -87,7 +90,8 @@ func TestPermitConnect(t *testing.T) {
 		},
 	}
 	tt.check(t)
-	tt.requirements(t, "tls=1.2 record=known dates=good use=subscription subject=subscription standing=whole provider=none client=subscription will=no", keyholder.M5,
+	tt.requirements(t, "tls=1.2 record=known dates=good use=subscription subject=subscription standing=whole provider=none client=subscription will=no holder=none", keyholder.M5,
+		fault{"holder=other", keyholder.M5},
 		fault{"tls=1.1", keyholder.M1},
 		fault{"tls=none", keyholder.M1},
 		fault{"record=none", keyholder.M2},
@@ -99,7 +103,8 @@ func TestPermitConnect(t *testing.T) {
 		fault{"will=yes", keyholder.M7},
 		fault{"standing=subscription-cut", keyholder.W6},
 	)
-	tt.requirements(t, "tls=1.2 record=known dates=good use=provider subject=provider standing=none provider=good client=provider will=no", keyholder.M5,
+	tt.requirements(t, "tls=1.2 record=known dates=good use=provider subject=provider standing=none provider=good client=provider will=no holder=same", keyholder.M5,
+		fault{"holder=other", keyholder.M5},
 		fault{"client=subscription", keyholder.M5},
 		fault{"will=yes", keyholder.M7},
 		fault{"provider=cut", keyholder.M2},

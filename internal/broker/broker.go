@@ -1,13 +1,10 @@
 // Package broker is the MQTT door (FDS 2.6.4.2, 2.6.5.2): providers publish
 // into the mailboxes of the subscriptions they issued, consumers receive from
-// their own. It is the only home of the mochi library, which serves here as
-// the protocol engine of one connection at a time: it reads and writes
-// packets and answers CONNECT, SUBSCRIBE and PING. What mochi would do between
-// connections is not used, because none of it keeps a promise made here:
-// publishes never pass its topic tree but go to the mailbox, which is durable
-// before the PUBACK; sessions and packets in flight are kept by this package,
-// in order; its listeners, $SYS topics, wills and retained messages are never
-// started.
+// their own. FDS is a star and not a tree: a message goes to exactly one
+// consumer, so there is no routing of topics here. A publish goes to the
+// mailbox and is durable before its PUBACK; sessions and packets in flight are
+// kept by this package, in order. It is the only home of the mochi library, of
+// which it uses the packet codec.
 //
 // Every decision is a Permit function of package keyholder, asked with what
 // the ledger knows at that moment. The package only translates the verdicts:
@@ -25,7 +22,6 @@ import (
 	"sync"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/fds-keyholder/keyholder"
@@ -58,6 +54,9 @@ type Config struct {
 	MaxInflight       uint16        // unacknowledged messages to a consumer; 0: 256
 	MaxFilters        int           // of a consumer's session; 0: 64
 	DenialsPerMinute  int           // refusals recorded for each client; 0: 20. The rest is counted
+	ConnectsPerMinute int           // of each client; 0: 60. More are refused
+	PublishRate       int           // messages a second of each provider; 0: 20,000. More wait
+	PublishBytes      int           // payload bytes a second of each provider; 0: 64 MiB. More wait
 	publishBatchBytes int
 }
 
@@ -68,9 +67,10 @@ const maxPacket = mailbox.MaxPayload + 8<<10
 // Broker is a running MQTT broker. Its methods are safe for concurrent use.
 type Broker struct {
 	cfg     Config
-	server  *mqtt.Server
 	tls     *tls.Config
 	denials *denials
+	rate    *rate
+	buffers sync.Pool // of *bytes.Buffer, for packets on their way out
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -98,15 +98,7 @@ func New(cfg Config) (*Broker, error) {
 		live: map[string]*connection{}, parked: map[string]map[int64]uint16{}}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.tls = b.tlsConfig()
-	b.server = mqtt.New(&mqtt.Options{
-		Capabilities:            cfg.capabilities(),
-		ClientNetReadBufferSize: 1 << 10,
-		// mochi logs whole packets; nothing of a payload may be logged.
-		Logger: slog.New(slog.DiscardHandler),
-	})
-	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
-		return nil, fmt.Errorf("open the broker: %w", err)
-	}
+	b.rate = &rate{most: cfg.ConnectsPerMinute, now: cfg.Now}
 	if err := b.resumeSessions(b.ctx); err != nil {
 		return nil, err
 	}
@@ -133,14 +125,18 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.MaxInflight, 256)
 	setDefault(&c.MaxFilters, 64)
 	setDefault(&c.DenialsPerMinute, 20)
+	setDefault(&c.ConnectsPerMinute, 60)
+	setDefault(&c.PublishRate, 20_000)
+	setDefault(&c.PublishBytes, 64<<20)
 	setDefault(&c.publishBatchBytes, 4<<20)
 	for _, v := range []int64{int64(c.MaxConnections), int64(c.MaxHandshakes), int64(c.HandshakeTimeout), int64(c.ConnectTimeout),
-		int64(c.WriteTimeout), int64(c.MaxKeepAlive), int64(c.MaxSessionExpiry), int64(c.MaxFilters), int64(c.DenialsPerMinute)} {
+		int64(c.WriteTimeout), int64(c.MaxKeepAlive), int64(c.MaxSessionExpiry), int64(c.MaxFilters), int64(c.DenialsPerMinute),
+		int64(c.ConnectsPerMinute), int64(c.PublishRate), int64(c.PublishBytes)} {
 		if v < 0 {
 			return keyholder.Errorf(keyholder.Invalid, "a bound of the broker is negative")
 		}
 	}
-	// mochi adds half of a keep-alive to it in 16 bits.
+	// MQTT counts keep-alives in seconds of 16 bits.
 	if c.MaxKeepAlive < time.Second || c.MaxKeepAlive > 12*time.Hour {
 		return keyholder.Errorf(keyholder.Invalid, "the longest keep-alive is not between 1 second and 12 hours")
 	}
@@ -155,26 +151,6 @@ func setDefault[T comparable](v *T, d T) {
 	if *v == zero {
 		*v = d
 	}
-}
-
-// capabilities is what mochi enforces and tells MQTT 5 clients.
-func (c *Config) capabilities() *mqtt.Capabilities {
-	caps := mqtt.NewDefaultServerCapabilities()
-	caps.MinimumProtocolVersion = 4 // MQTT 3.1.1
-	caps.MaximumQos = 1
-	caps.RetainAvailable = 0
-	caps.SharedSubAvailable = 0
-	caps.WildcardSubAvailable = 1
-	caps.SubIDAvailable = 1
-	// mochi checks permissions before it resolves an alias, so there are none.
-	caps.TopicAliasMaximum = 0
-	caps.ReceiveMaximum = c.ReceiveMaximum
-	caps.MaximumPacketSize = maxPacket
-	caps.MaximumSessionExpiryInterval = uint32(c.MaxSessionExpiry / time.Second)
-	caps.MaximumClientWritesPending = 1 // its queue is not used
-	// Acknowledgements must not repeat what a client sent.
-	caps.Compatibilities.NoInheritedPropertiesOnAck = true
-	return caps
 }
 
 // Serve accepts connections until the listener fails or the broker is closed,

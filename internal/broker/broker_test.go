@@ -169,8 +169,9 @@ func TestScope(t *testing.T) {
 	}
 }
 
-// Ensure that a second connection of the same client takes over, with the
-// same certificate and with a renewed one, and that the first is told.
+// Ensure that a second connection with the same certificate takes over and
+// that the first is told; that one with another certificate of the client is
+// refused and alarmed, and can connect when the first has ended.
 func TestTakeover(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		w := newWorld(t)
@@ -190,12 +191,24 @@ func TestTakeover(t *testing.T) {
 		}
 		first.puback(ids[string(body(2))]) // out of order: 1 is missing, so all come again but 2 is done
 		first.alive()
-		for _, again := range []party{sub, renewed} {
+		if _, ack, err := w.connect(renewed, version, persistent); err != nil || ack.ReasonCode == 0 {
+			t.Fatalf("another certificate of a connected client: code %#x, err %v", ack.ReasonCode, err)
+		}
+		first.alive()
+		eventually(t, "the alarm is on the audit trail", func() bool { return w.denied("what", "takeover") == 1 })
+		if !w.log.contains("mqtt alarm") {
+			t.Error("there is no alarm in the log")
+		}
+		for i, again := range []party{sub, sub, renewed} {
+			if i == 2 {
+				_ = first.conn.Close()
+				eventually(t, "the first is gone", func() bool { return w.broker.Connected() == 1 })
+			}
 			second, ack, err := w.connect(again, version, persistent)
 			if err != nil || ack.ReasonCode != 0 || !ack.SessionPresent {
 				t.Fatalf("takeover: code %#x, session present %v, err %v", ack.ReasonCode, ack.SessionPresent, err)
 			}
-			if code := first.closed(); version == 5 && code != packets.ErrSessionTakenOver.Code {
+			if code := first.closed(); i < 2 && version == 5 && code != packets.ErrSessionTakenOver.Code {
 				t.Errorf("the first connection was told %#x", code)
 			}
 			for i := 1; i <= 3; i++ {

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/fds-keyholder/keyholder"
@@ -23,11 +22,10 @@ import (
 // and the TLS close of a client that does not read.
 const farewell = 250 * time.Millisecond
 
-// connection is one client from the TLS handshake to the end. mochi has it as
-// its net.Conn, which is how the hook finds it.
+// connection is one client from the TLS handshake to the end.
 type connection struct {
-	*tls.Conn
 	b          *Broker
+	tls        *tls.Conn
 	raw        net.Conn
 	thumbprint keyholder.Thumbprint
 	serial     string // of the certificate
@@ -40,19 +38,21 @@ type connection struct {
 	done   chan struct{} // closed when everything about it is finished
 	close  sync.Once
 
-	mu      sync.Mutex // guards the fields below
+	writing sync.Mutex // held while a packet is written
+	mu      sync.Mutex // guards the two fields below
 	hurried bool       // it is being ended by us
 	cause   string     // why we ended it
 
-	// Set before the session is established and not changed afterwards, by
-	// the goroutine that serves the connection.
+	// Set by CONNECT and not changed afterwards, by the goroutine that serves
+	// the connection.
 	refused     bool // CONNECT was refused and reported
-	cl          *mqtt.Client
-	version     byte
+	terms       terms
 	established atomic.Bool // CONNACK was sent
 	present     bool        // session present
 	subscriber  *subscriber // of a consumer
 	publisher   *publisher  // of a provider
+
+	one [1]byte // of the fixed header that is being read
 }
 
 // tlsConfig asks for a client certificate, verifies it, and asks the ledger
@@ -91,9 +91,10 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.verdict.Reason }
 
-// handle serves one connection from the handshake to the end.
+// handle serves one connection from the handshake to the end. The handshake
+// and CONNECT grow the stack of their goroutine, and a stack is slow to shrink:
+// an idle connection, of which there may be thousands, waits on a fresh one.
 func (b *Broker) handle(raw net.Conn) {
-	defer b.wg.Done()
 	c, err := b.handshake(raw)
 	b.mu.Lock()
 	b.pending--
@@ -107,10 +108,18 @@ func (b *Broker) handle(raw net.Conn) {
 	if err != nil {
 		_ = raw.Close()
 		b.denials.handshake(raw, err)
+		b.wg.Done()
 		return
 	}
-	err = c.serve()
-	c.finish(err)
+	if err := c.guarded(c.connect); err != nil {
+		c.finish(err)
+		b.wg.Done()
+		return
+	}
+	go func() {
+		defer b.wg.Done()
+		c.finish(c.guarded(c.serve))
+	}()
 }
 
 func (b *Broker) handshake(raw net.Conn) (*connection, error) {
@@ -121,7 +130,7 @@ func (b *Broker) handshake(raw net.Conn) (*connection, error) {
 		return nil, err
 	}
 	state := conn.ConnectionState()
-	c := &connection{Conn: conn, b: b, raw: raw, thumbprint: sha256.Sum256(state.PeerCertificates[0].Raw), done: make(chan struct{})}
+	c := &connection{b: b, tls: conn, raw: raw, thumbprint: sha256.Sum256(state.PeerCertificates[0].Raw), done: make(chan struct{})}
 	peer := b.cfg.Ledger.Peer(c.thumbprint)
 	c.serial, c.subject, c.use = peer.Certificate.Serial, peer.Certificate.Subject, peer.Certificate.Use
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -131,16 +140,16 @@ func (b *Broker) handshake(raw net.Conn) (*connection, error) {
 	return c, nil
 }
 
-// serve runs mochi on the connection. A panic there, which a malformed packet
-// can cause, ends this connection only.
-func (c *connection) serve() (err error) {
+// guarded runs a part of the protocol. A panic in the codec, which a malformed
+// packet can cause, ends this connection only.
+func (c *connection) guarded(part func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 			c.b.cfg.Log.Error("an MQTT packet was not understood by the protocol engine", c.attrs("error", err, "stack", string(debug.Stack()))...)
 		}
 	}()
-	return c.b.server.EstablishConnection("mqtt", c)
+	return part()
 }
 
 // finish ends everything that belongs to the connection and remembers the
@@ -154,13 +163,6 @@ func (c *connection) finish(err error) {
 	if c.subscriber != nil {
 		c.subscriber.finish()
 	}
-	if c.cl != nil {
-		c.cl.Stop(nil)
-		b.server.UnsubscribeClient(c.cl)
-		if known, ok := b.server.Clients.Get(c.cl.ID); ok && known == c.cl {
-			b.server.Clients.Delete(c.cl.ID)
-		}
-	}
 	b.mu.Lock()
 	delete(b.conns, c)
 	if b.live[c.subject] == c {
@@ -170,7 +172,7 @@ func (c *connection) finish(err error) {
 	close(c.done)
 	if c.established.Load() {
 		b.cfg.Log.Info("mqtt disconnected", c.attrs("reason", c.why(err))...)
-	} else if c.cl == nil {
+	} else {
 		b.denials.unconnected(c, c.why(err))
 	}
 }
@@ -183,7 +185,7 @@ func (c *connection) why(err error) string {
 	case c.cause != "":
 		return c.cause
 	case err == nil:
-		return "the client disconnected"
+		return "the connection ended"
 	}
 	return err.Error()
 }
@@ -211,19 +213,6 @@ func (c *connection) recheck(now time.Time) keyholder.Verdict {
 	return peer.Permit(now)
 }
 
-// Write gives every packet its own time. It is what mochi calls.
-func (c *connection) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	if !c.hurried {
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.b.cfg.WriteTimeout))
-	}
-	c.mu.Unlock()
-	return c.Conn.Write(p)
-}
-
-// SetDeadline sets the deadline for reading only: mochi means the keep-alive.
-func (c *connection) SetDeadline(t time.Time) error { return c.Conn.SetReadDeadline(t) }
-
 // Close ends the connection within the farewell time.
 func (c *connection) Close() error {
 	err := net.ErrClosed
@@ -231,7 +220,7 @@ func (c *connection) Close() error {
 		c.cancel()
 		force := time.AfterFunc(farewell, func() { _ = c.raw.Close() })
 		defer force.Stop()
-		err = c.Conn.Close()
+		err = c.tls.Close()
 	})
 	return err
 }
@@ -246,14 +235,12 @@ func (c *connection) drop(code packets.Code, why string) {
 		return
 	}
 	c.cause, c.hurried = why, true
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(farewell))
+	_ = c.tls.SetWriteDeadline(time.Now().Add(farewell))
 	c.mu.Unlock()
 	c.cancel()
-	if c.established.Load() {
-		if c.version == 5 {
-			_ = c.b.server.DisconnectClient(c.cl, code)
-		}
-		c.cl.Stop(code)
+	if c.established.Load() && c.terms.version == 5 {
+		_ = c.send(&packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: code.Code,
+			Properties: packets.Properties{ReasonString: code.Reason}})
 	}
 	_ = c.Close()
 }

@@ -141,6 +141,16 @@ func (d *denials) connect(c *connection, clientID string, v keyholder.Verdict) {
 	d.deny(c, "connect", c.subject, v, "asked_as", asked)
 }
 
+// takeover reports a CONNECT under a client ID that the connection of another
+// certificate has. Both certificates are of one client, so one of them may be
+// a stolen copy: this is an alarm and not the noise of a public port.
+func (d *denials) takeover(c, holder *connection, v keyholder.Verdict) {
+	c.refused = true
+	d.b.cfg.Log.Error("mqtt alarm: two certificates of one client are in use at the same time", c.attrs("holder_certificate", holder.serial,
+		"holder_remote", holder.raw.RemoteAddr().String(), "hint", "if this is no renewal, cut the certificate that is not the client's")...)
+	d.deny(c, "takeover", c.subject, v, "holder_certificate", holder.serial)
+}
+
 // filter reports a refused filter of a SUBSCRIBE.
 func (d *denials) filter(c *connection, v keyholder.Verdict) { d.deny(c, "subscribe", c.subject, v) }
 

@@ -3,8 +3,8 @@ package broker
 import "maps"
 
 // flight knows the messages that were sent with QoS 1 and not acknowledged,
-// by packet identifier. mochi's own table is not used: it mixes identifiers
-// of both directions and sorts by the second.
+// by packet identifier. Its tables are made when they are needed: most
+// consumers are idle most of the time.
 type flight struct {
 	seqs   map[uint16]int64 // under way on this connection
 	before map[int64]uint16 // sent on earlier connections of the session, not yet again on this
@@ -14,7 +14,10 @@ type flight struct {
 
 // newFlight begins with what earlier connections of the session had sent.
 func newFlight(before map[int64]uint16) flight {
-	f := flight{seqs: map[uint16]int64{}, before: before, taken: map[uint16]bool{}}
+	f := flight{before: before}
+	if len(before) > 0 {
+		f.taken = map[uint16]bool{}
+	}
 	for _, id := range before {
 		f.taken[id] = true
 	}
@@ -25,6 +28,9 @@ func newFlight(before map[int64]uint16) flight {
 // the session gets its old one and is a repetition (MQTT 5 section 4.4). There
 // are far more identifiers than a window and what came before can take.
 func (f *flight) begin(seq int64) (id uint16, repeated bool) {
+	if f.seqs == nil {
+		f.seqs = map[uint16]int64{}
+	}
 	if id, ok := f.before[seq]; ok {
 		delete(f.before, seq)
 		delete(f.taken, id)

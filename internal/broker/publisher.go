@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"sync"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -24,6 +26,7 @@ type publisher struct {
 	room    chan struct{} // holds a token when the queue became shorter
 	done    chan struct{} // closed when the goroutine has ended
 	started bool
+	free    time.Time // when the rate allows the next batch; of the goroutine that stores
 
 	mu       sync.Mutex // guards the fields below
 	queue    []publication
@@ -64,8 +67,8 @@ func (p *publisher) finish() {
 }
 
 // add takes a publish. It blocks while too many wait, which keeps the client
-// from sending more; mochi calls it from the reading goroutine.
-func (p *publisher) add(pk packets.Packet) {
+// from sending more.
+func (p *publisher) add(pk *packets.Packet) {
 	m := publication{payload: pk.Payload, qos: pk.FixedHeader.Qos, id: pk.PacketID}
 	m.topic, m.err = keyholder.ParseTopic(pk.TopicName)
 	for !p.push(m) {
@@ -98,6 +101,7 @@ func (p *publisher) run() {
 	for {
 		batch, finished := p.take()
 		if len(batch) > 0 {
+			p.pace(batch)
 			p.store(batch)
 			continue
 		}
@@ -151,15 +155,42 @@ func (p *publisher) store(batch []publication) {
 	if err != nil {
 		tried = len(batch) // none of them is stored
 	}
+	acks := p.c.b.buffer()
+	defer p.c.b.release(acks)
 	for i, m := range batch[:tried] {
 		if err != nil {
 			outcome[i] = err
 		}
-		if !p.answer(m, outcome[i]) {
+		if !p.answer(acks, m, outcome[i]) {
 			p.stop()
 			return
 		}
 	}
+	p.c.acknowledge(acks)
+}
+
+// pace waits until the provider's rate allows the batch, so that one provider
+// cannot take the disk from the others.
+func (p *publisher) pace(batch []publication) {
+	cfg := &p.c.b.cfg
+	bytes := 0
+	for _, m := range batch {
+		bytes += len(m.payload)
+	}
+	cost := max(time.Duration(len(batch))*time.Second/time.Duration(cfg.PublishRate), time.Duration(bytes)*time.Second/time.Duration(cfg.PublishBytes))
+	now := time.Now()
+	if p.free.Before(now) {
+		p.free = now
+	}
+	if wait := p.free.Sub(now); wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-p.c.ctx.Done():
+		}
+	}
+	p.free = p.free.Add(cost)
 }
 
 // publish decides on one publish and appends it. The decision is made inside
@@ -178,7 +209,7 @@ func (p *publisher) publish(tx *store.Tx, m publication) error {
 }
 
 // endsBy says whether a refusal of the publish ends the connection.
-func (p *publisher) endsBy(m publication) bool { return m.qos > 0 && p.c.version < 5 }
+func (p *publisher) endsBy(m publication) bool { return m.qos > 0 && p.c.terms.version < 5 }
 
 // stop discards what waits: the connection is about to end.
 func (p *publisher) stop() {
@@ -189,8 +220,9 @@ func (p *publisher) stop() {
 }
 
 // answer acknowledges a publish, positively only if it is durable. It returns
-// false if the connection ends by it. A QoS 0 publish has no answer.
-func (p *publisher) answer(m publication, err error) bool {
+// false if the connection ends by it. A QoS 0 publish has no answer. What
+// comes before in acks is sent before the connection ends.
+func (p *publisher) answer(acks *bytes.Buffer, m publication, err error) bool {
 	if err != nil {
 		p.c.b.denials.publish(p.c, m.topic, err)
 	}
@@ -199,18 +231,27 @@ func (p *publisher) answer(m publication, err error) bool {
 	}
 	code, reason := publishCode(m, err)
 	if err != nil && p.endsBy(m) {
+		p.c.acknowledge(acks)
 		p.c.drop(code, "a publish was not accepted, which MQTT 3.1.1 can only say by closing")
 		return false
 	}
-	p.c.puback(m.id, code, reason)
+	if err := p.c.encode(acks, puback(m.id, code, reason)); err != nil {
+		p.c.drop(packets.ErrUnspecifiedError, "an acknowledgement could not be written: "+err.Error())
+		return false
+	}
 	return true
 }
 
-// puback answers a publish. A client that does not get it will repeat the
-// publish on its next connection.
-func (c *connection) puback(id uint16, code packets.Code, reason string) {
-	if err := c.cl.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id,
-		ReasonCode: code.Code, Properties: packets.Properties{ReasonString: reason}}); err != nil && c.ctx.Err() == nil {
+// puback is the answer to a publish.
+func puback(id uint16, code packets.Code, reason string) *packets.Packet {
+	return &packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id,
+		ReasonCode: code.Code, Properties: packets.Properties{ReasonString: reason}}
+}
+
+// acknowledge sends acknowledgements. A client that does not get them will
+// repeat the publishes on its next connection.
+func (c *connection) acknowledge(acks *bytes.Buffer) {
+	if err := c.flush(acks); err != nil && c.ctx.Err() == nil {
 		c.drop(packets.ErrUnspecifiedError, "an acknowledgement could not be sent: "+err.Error())
 	}
 }
@@ -236,7 +277,7 @@ func publishCode(m publication, err error) (packets.Code, string) {
 }
 
 // refusePublish answers the publish of a client that is not a provider.
-func (c *connection) refusePublish(pk packets.Packet) {
+func (c *connection) refusePublish(pk *packets.Packet) error {
 	topic, err := keyholder.ParseTopic(pk.TopicName)
 	cfg := &c.b.cfg
 	v := keyholder.PermitPublish(cfg.Ledger.Certificate(c.thumbprint), topic, cfg.Ledger.Standing(topic.Subscription), cfg.Now())
@@ -249,11 +290,12 @@ func (c *connection) refusePublish(pk packets.Packet) {
 	c.b.denials.publish(c, topic, &keyholder.Error{Code: keyholder.Denied, Detail: v.Reason, Err: &refusal{verdict: v}})
 	switch {
 	case pk.FixedHeader.Qos == 0:
-	case c.version == 5:
-		c.puback(pk.PacketID, packets.ErrNotAuthorized, packets.ErrNotAuthorized.Reason)
-	default:
-		c.drop(packets.ErrNotAuthorized, "a publish of a consumer, which MQTT 3.1.1 can only refuse by closing")
+		return nil
+	case c.terms.version == 5:
+		return c.send(puback(pk.PacketID, packets.ErrNotAuthorized, packets.ErrNotAuthorized.Reason))
 	}
+	c.drop(packets.ErrNotAuthorized, "a publish of a consumer, which MQTT 3.1.1 can only refuse by closing")
+	return packets.ErrNotAuthorized
 }
 
 // signal puts a token into a channel that holds one.

@@ -265,13 +265,13 @@ func TestPacketsRefused(t *testing.T) {
 				r.send(packets.Packet{FixedHeader: header(1, false), Payload: body(1), PacketID: 1,
 					Properties: packets.Properties{TopicAlias: 1, TopicAliasFlag: true}})
 			}, code: packets.ErrTopicAliasInvalid, v5: true},
-			"oversize":       {send: func(r *raw) { r.publish(own, make([]byte, 1<<20+9<<10), 1, 1) }},
+			"oversize":       {send: func(r *raw) { r.publish(own, make([]byte, 1<<20+9<<10), 1, 1) }, code: packets.ErrPacketTooLarge},
 			"second CONNECT": {send: func(r *raw) { r.write(connectFrame(provider.id)) }, code: packets.ErrProtocolViolationSecondConnect},
 			"PUBREL": {send: func(r *raw) {
 				r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}, PacketID: 1})
 			}, code: packets.ErrProtocolViolation},
 			"SUBSCRIBE cut short": {send: func(r *raw) { r.write(append([]byte{0x82, 6, 0, 1, 0}, 0, 1, 'a')) }},
-			"garbage":             {send: func(r *raw) { r.write([]byte{0x07, 0xff, 0xff, 0xff, 0xff, 0x7f}) }},
+			"garbage":             {send: func(r *raw) { r.write([]byte{0x07, 0xff, 0xff, 0xff, 0xff, 0x7f}) }, code: packets.ErrMalformedFlags},
 		} {
 			if tt.v5 && version != 5 {
 				continue

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
-
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/store"
 )
@@ -22,15 +20,13 @@ import (
 
 // lifetime is how long the session lives after the connection, in seconds.
 func (s *subscriber) lifetime() int64 {
-	longest := int64(s.c.b.cfg.MaxSessionExpiry / time.Second)
-	p := &s.c.cl.Properties
-	switch {
-	case s.c.version == 5:
-		return min(int64(p.Props.SessionExpiryInterval), longest)
-	case p.Clean:
+	switch t := &s.c.terms; {
+	case t.version == 5:
+		return int64(t.sessionExpiry)
+	case t.clean:
 		return 0
 	}
-	return longest
+	return int64(s.c.b.cfg.MaxSessionExpiry / time.Second)
 }
 
 // resumeSessions lets the sessions that a crash left connected expire from
@@ -62,7 +58,7 @@ func (s *subscriber) open() (present bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	present = stored && alive && !s.clean
+	present = stored && alive && !s.c.terms.clean
 	s.opened, s.kept = true, present || s.lifetime() > 0
 	if err := s.renew(stored && !present); err != nil {
 		return false, err
@@ -75,12 +71,6 @@ func (s *subscriber) open() (present bool, err error) {
 		return false, err
 	}
 	s.filters, s.flight = filters, newFlight(before)
-	for _, f := range filters {
-		// mochi must know them to answer UNSUBSCRIBE.
-		sub := packets.Subscription{Filter: f.String(), Qos: f.qos, Identifier: f.identifier}
-		b.server.Topics.Subscribe(s.c.cl.ID, sub)
-		s.c.cl.State.Subscriptions.Add(sub.Filter, sub)
-	}
 	return true, nil
 }
 

@@ -1,7 +1,7 @@
 package broker
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"slices"
 	"strconv"
@@ -23,21 +23,25 @@ const messageProperty = "Keyholder-Message"
 // start discards filters and what was under way, but not queued messages. A
 // message that no filter of the session selects is passed over when its turn
 // comes; without any filter nothing moves.
+//
+// The goroutine that delivers lives only as long as there is something to do:
+// whatever may give it work calls poke.
 type subscriber struct {
 	c      *connection
 	id     keyholder.SubscriptionID
-	clean  bool
-	opened bool          // the session was opened and must be left
-	kept   bool          // it has a row in the store
-	window chan struct{} // a token for every message sent and not acknowledged
-	turned chan struct{} // holds a token when the filters changed
-	done   chan struct{} // closed when the goroutine has ended
+	opened bool // the session was opened and must be left
+	kept   bool // it has a row in the store
 	box    *mailbox.Consumer
 	next   []filter // granted and not yet in filters; of the reading goroutine
+	runs   sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
 	filters []filter
 	flight  flight
+	running bool             // there is a goroutine that delivers
+	poked   bool             // there may be something to deliver that it has not seen
+	ended   bool             // nothing more is delivered
+	held    *mailbox.Message // taken from the mailbox when the last filter went
 }
 
 // filter is one subscription of the MQTT session.
@@ -47,25 +51,22 @@ type filter struct {
 	identifier int
 }
 
-func newSubscriber(c *connection, clean bool) *subscriber {
-	window := int(c.b.cfg.MaxInflight)
-	if most := c.cl.Properties.Props.ReceiveMaximum; c.version == 5 && most > 0 {
-		window = min(window, int(most))
-	}
-	return &subscriber{c: c, id: keyholder.SubscriptionID(c.subject), clean: clean, window: make(chan struct{}, window),
-		turned: make(chan struct{}, 1), flight: newFlight(nil)}
+func newSubscriber(c *connection) *subscriber {
+	return &subscriber{c: c, id: keyholder.SubscriptionID(c.subject), flight: newFlight(nil)}
 }
 
 func (s *subscriber) start() {
-	s.done = make(chan struct{})
-	s.box = s.c.b.cfg.Mailbox.Consumer(s.id, mailbox.MQTT)
-	go s.run()
+	s.box = s.c.b.cfg.Mailbox.Watch(s.id, mailbox.MQTT, s.poke)
+	s.poke()
 }
 
 // finish ends the delivery and leaves the session to the next connection.
 func (s *subscriber) finish() {
-	if s.done != nil {
-		<-s.done
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.runs.Wait()
+	if s.box != nil {
 		s.box.Close()
 	}
 	if !s.opened {
@@ -77,35 +78,93 @@ func (s *subscriber) finish() {
 	s.c.b.leaveSession(s, sent)
 }
 
-// run delivers one message after the other, as many under way as the window
-// allows.
+// poke says that there may be something to deliver.
+func (s *subscriber) poke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.poked = true
+	if !s.running && !s.ended {
+		s.running = true
+		s.runs.Go(s.run)
+	}
+}
+
+// run delivers until there is nothing more to do.
 func (s *subscriber) run() {
-	defer close(s.done)
-	ctx := s.c.ctx
-	for {
-		select {
-		case s.window <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		if !s.wanted(ctx) {
-			return
-		}
-		msg, err := s.box.Next(ctx)
-		if err != nil {
+	for s.again() {
+		if err := s.drain(); err != nil {
+			s.mu.Lock()
+			s.ended = true
+			s.mu.Unlock()
 			s.fail(err)
-			return
-		}
-		underway, err := s.deliver(ctx, msg)
-		if err != nil {
-			s.fail(err)
-			return
-		}
-		if !underway {
-			_ = s.box.Ack(ctx, msg.Seq)
-			<-s.window
 		}
 	}
+}
+
+func (s *subscriber) again() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = s.poked && !s.ended
+	s.poked = false
+	return s.running
+}
+
+// drain delivers messages while the client takes them, as many under way as
+// the window allows. What is ready at once leaves in one piece.
+func (s *subscriber) drain() error {
+	out := s.c.b.buffer()
+	defer s.c.b.release(out)
+	var done []int64 // messages that need no acknowledgement of the client
+	flush := func() error {
+		if err := s.c.flush(out); err != nil {
+			return err
+		}
+		for _, seq := range done {
+			_ = s.box.Ack(s.c.ctx, seq)
+		}
+		done = done[:0]
+		return nil
+	}
+	for s.room() {
+		msg, found, err := s.take()
+		if err != nil {
+			return err
+		}
+		if !found {
+			break
+		}
+		switch fate, err := s.deliver(out, msg); {
+		case err != nil:
+			return err
+		case fate == finished:
+			done = append(done, msg.Seq)
+		}
+		if out.Len() >= flushAt {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+// room says whether one more message may be under way and somebody wants it.
+func (s *subscriber) room() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.ended && len(s.filters) > 0 && len(s.flight.seqs) < int(s.c.terms.receiveMaximum)
+}
+
+// take takes the next message.
+func (s *subscriber) take() (mailbox.Message, bool, error) {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	if held != nil {
+		return *held, true, nil
+	}
+	return s.box.Take(s.c.ctx)
 }
 
 // fail ends the connection because the delivery cannot go on.
@@ -128,91 +187,73 @@ func (s *subscriber) fail(err error) {
 	}
 }
 
-// wanted waits until the session has a filter.
-func (s *subscriber) wanted(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		some := len(s.filters) > 0
-		s.mu.Unlock()
-		if some {
-			return true
-		}
-		select {
-		case <-s.turned:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
+// fate is what became of a message that was to be delivered.
+type fate int
 
-// deliver sends a message if it may leave and is wanted. underway says that
-// an acknowledgement is awaited; otherwise the message is done with.
-func (s *subscriber) deliver(ctx context.Context, msg mailbox.Message) (underway bool, err error) {
+const (
+	underway fate = iota // it was sent and an acknowledgement is awaited
+	finished             // there is nothing more to do about it
+	kept                 // it waits for a filter
+)
+
+// deliver sends a message if it may leave and is wanted.
+func (s *subscriber) deliver(out *bytes.Buffer, msg mailbox.Message) (fate, error) {
 	cfg := &s.c.b.cfg
 	standing, now := cfg.Ledger.Standing(s.id), cfg.Now()
 	if v := keyholder.PermitDeliver(standing, msg.Level, now); !v.Allowed {
-		if holds := standing.Holds(now); !holds.Allowed {
-			return false, holds.Err()
-		}
-		return false, nil // the consent no longer covers it
+		// Either the right is over, or the consent no longer covers this item.
+		return finished, standing.Holds(now).Err()
 	}
 	topic := keyholder.Topic{Subscription: s.id, Level: msg.Level}
-	for {
-		qos, identifiers, wanted := s.match(topic)
-		if !wanted {
-			s.mu.Lock()
-			none := len(s.filters) == 0
-			s.mu.Unlock()
-			if !none {
-				return false, nil
-			}
-			// Unsubscribed from all while the message was on its way: it waits.
-			if !s.wanted(ctx) {
-				return false, ctx.Err()
-			}
-			continue
-		}
-		return s.send(topic, msg, qos, identifiers)
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic.String(), Payload: msg.Payload,
+		Properties: packets.Properties{User: []packets.UserProperty{{Key: messageProperty, Val: string(s.id) + "/" + strconv.FormatInt(msg.Seq, 10)}}}}
+	if fate := s.address(&pk, topic, msg); fate != underway {
+		return fate, nil
 	}
-}
-
-// match says whether a filter selects the topic, with the highest QoS and all
-// identifiers of those that do (MQTT 5 section 3.3.4).
-func (s *subscriber) match(t keyholder.Topic) (qos byte, identifiers []int, wanted bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.filters {
-		if !f.Matches(t) {
-			continue
-		}
-		wanted = true
-		qos = max(qos, f.qos)
-		if f.identifier > 0 {
-			identifiers = append(identifiers, f.identifier)
-		}
-	}
-	return qos, identifiers, wanted
-}
-
-func (s *subscriber) send(topic keyholder.Topic, msg mailbox.Message, qos byte, identifiers []int) (underway bool, err error) {
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, TopicName: topic.String(), Payload: msg.Payload,
-		Properties: packets.Properties{SubscriptionIdentifier: identifiers,
-			User: []packets.UserProperty{{Key: messageProperty, Val: string(s.id) + "/" + strconv.FormatInt(msg.Seq, 10)}}}}
-	if qos > 0 {
-		s.mu.Lock()
-		pk.PacketID, pk.FixedHeader.Dup = s.flight.begin(msg.Seq)
-		s.mu.Unlock()
-	}
-	err = s.c.cl.WritePacket(pk)
+	err := s.c.encode(out, &pk)
 	if errors.Is(err, packets.ErrPacketTooLarge) {
 		// MQTT 5 section 3.1.2.11.4: behave as if it had been sent.
-		s.c.b.cfg.Log.Warn("a message is larger than its consumer accepts and was passed over", s.c.attrs("message", msg.Seq)...)
+		cfg.Log.Warn("a message is larger than its consumer accepts and was passed over", s.c.attrs("message", msg.Seq)...)
 		s.mu.Lock()
 		s.flight.end(pk.PacketID)
 		s.mu.Unlock()
-		return false, nil
+		return finished, nil
 	}
-	return qos > 0, err
+	if pk.FixedHeader.Qos == 0 {
+		return finished, err
+	}
+	return underway, err
+}
+
+// address completes a message for those filters of the session that select it
+// and takes its place in the window, all against the same filters.
+func (s *subscriber) address(pk *packets.Packet, topic keyholder.Topic, msg mailbox.Message) fate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.filters) == 0 {
+		// Unsubscribed from all while the message was on its way.
+		s.held = &msg
+		return kept
+	}
+	wanted := false
+	for _, f := range s.filters {
+		if !f.Matches(topic) {
+			continue
+		}
+		// MQTT 5 section 3.3.4: the highest QoS, all identifiers.
+		wanted = true
+		pk.FixedHeader.Qos = max(pk.FixedHeader.Qos, f.qos)
+		if f.identifier > 0 {
+			pk.Properties.SubscriptionIdentifier = append(pk.Properties.SubscriptionIdentifier, f.identifier)
+		}
+	}
+	if !wanted {
+		return finished
+	}
+	if pk.FixedHeader.Qos > 0 {
+		pk.PacketID, pk.FixedHeader.Dup = s.flight.begin(msg.Seq)
+	}
+	return underway
 }
 
 // acknowledged handles a PUBACK. One with an error ends the message as well:
@@ -228,43 +269,41 @@ func (s *subscriber) acknowledged(id uint16, code byte) {
 		s.c.b.cfg.Log.Warn("a consumer refused a message", s.c.attrs("message", seq, "code", code)...)
 	}
 	_ = s.box.Ack(s.c.ctx, seq)
-	<-s.window
+	s.poke()
 }
 
-// subscribe adds the accepted filters to the session. If it outlives the
-// connection they are durable before SUBACK.
-func (s *subscriber) subscribe(subs packets.Subscriptions, codes []byte) {
-	refused := packets.ErrQuotaExceeded.Code
-	if s.c.version < 5 {
-		refused = packets.ErrUnspecifiedError.Code
+// subscribe adds granted filters to the session, or turns the codes of those
+// for which there is no room into refusals. asked are all filters of the
+// SUBSCRIBE, in the order of the codes. If the session outlives the connection
+// they are durable before SUBACK.
+func (s *subscriber) subscribe(granted []filter, asked packets.Subscriptions, codes []byte) {
+	refuse := func(f filter, code byte) {
+		for i := range asked {
+			if asked[i].Filter == f.String() {
+				codes[i] = code
+			}
+		}
 	}
 	s.mu.Lock()
 	filters := slices.Clone(s.filters)
 	s.mu.Unlock()
 	var added []filter
-	for i, sub := range subs {
-		f, err := keyholder.ParseFilter(sub.Filter)
-		if codes[i] >= packets.ErrUnspecifiedError.Code || err != nil {
+	for _, f := range granted {
+		same := func(o filter) bool { return o.Filter == f.Filter }
+		if !slices.ContainsFunc(filters, same) && len(filters) >= s.c.b.cfg.MaxFilters {
+			refuse(f, packets.ErrQuotaExceeded.Code)
 			continue
 		}
-		at := slices.IndexFunc(filters, func(o filter) bool { return o.Filter == f })
-		if at < 0 && len(filters) >= s.c.b.cfg.MaxFilters {
-			codes[i] = refused
-			continue
-		}
-		if at >= 0 {
-			filters = slices.Delete(filters, at, at+1)
-		}
-		added = append(added, filter{f, min(sub.Qos, 1), sub.Identifier})
-		filters = append(filters, added[len(added)-1])
+		filters = append(slices.DeleteFunc(filters, same), f)
+		added = append(added, f)
 	}
 	if len(added) == 0 {
 		return
 	}
 	if err := s.c.b.saveFilters(s, added); err != nil {
 		s.c.b.cfg.Log.Error("filters could not be stored", s.c.attrs("error", err)...)
-		for i := range codes {
-			codes[i] = packets.ErrUnspecifiedError.Code
+		for _, f := range added {
+			refuse(f, packets.ErrUnspecifiedError.Code)
 		}
 		return
 	}
@@ -280,33 +319,34 @@ func (s *subscriber) subscribed() {
 	}
 }
 
-// unsubscribe removes filters from the session.
-func (s *subscriber) unsubscribe(subs packets.Subscriptions) {
+// unsubscribe removes filters from the session and sets the codes of those
+// that were there to 0.
+func (s *subscriber) unsubscribe(asked packets.Subscriptions, codes []byte) error {
 	s.mu.Lock()
 	filters := slices.Clone(s.filters)
 	s.mu.Unlock()
 	var removed []string
-	filters = slices.DeleteFunc(filters, func(f filter) bool {
-		gone := slices.ContainsFunc(subs, func(sub packets.Subscription) bool { return sub.Filter == f.String() })
-		if gone {
-			removed = append(removed, f.String())
+	for i := range asked {
+		before := len(filters)
+		filters = slices.DeleteFunc(filters, func(f filter) bool { return f.String() == asked[i].Filter })
+		if len(filters) < before {
+			codes[i] = packets.CodeSuccess.Code
+			removed = append(removed, asked[i].Filter)
 		}
-		return gone
-	})
+	}
 	if len(removed) == 0 {
-		return
+		return nil
 	}
 	if err := s.c.b.deleteFilters(s, removed); err != nil {
-		s.c.b.cfg.Log.Error("filters could not be deleted", s.c.attrs("error", err)...)
-		s.c.drop(packets.ErrUnspecifiedError, "the session could not be stored")
-		return
+		return err
 	}
 	s.set(filters)
+	return nil
 }
 
 func (s *subscriber) set(filters []filter) {
 	s.mu.Lock()
 	s.filters = filters
 	s.mu.Unlock()
-	signal(s.turned)
+	s.poke()
 }

@@ -28,7 +28,8 @@ type Consumer struct {
 	m    *Mailbox
 	sub  keyholder.SubscriptionID
 	name string
-	wake chan struct{} // holds a token when there may be something new
+	wake chan struct{} // holds a token when there may be something new; nil if tell is set
+	tell func()        // is called instead
 
 	mu     sync.Mutex // guards the fields below
 	loaded bool       // the cursor was read from the store
@@ -51,14 +52,24 @@ type handed struct {
 // Consumer opens a reader of the subscription's queue under one of the names
 // [MQTT] and [Webhook]. It must be closed when it is no longer read.
 func (m *Mailbox) Consumer(sub keyholder.SubscriptionID, name string) *Consumer {
-	c := &Consumer{m: m, sub: sub, name: name, wake: make(chan struct{}, 1)}
+	return m.open(&Consumer{m: m, sub: sub, name: name, wake: make(chan struct{}, 1)})
+}
+
+// Watch is [Mailbox.Consumer] for a reader that does not wait in Next: tell is
+// called whenever Take may have something new. It must not block, nor call the
+// consumer. A reader that is idle then costs no goroutine.
+func (m *Mailbox) Watch(sub keyholder.SubscriptionID, name string, tell func()) *Consumer {
+	return m.open(&Consumer{m: m, sub: sub, name: name, tell: tell})
+}
+
+func (m *Mailbox) open(c *Consumer) *Consumer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		c.closed = true
 		return c
 	}
-	m.consumers[sub] = append(m.consumers[sub], c)
+	m.consumers[c.sub] = append(m.consumers[c.sub], c)
 	return c
 }
 
@@ -89,26 +100,33 @@ func (c *Consumer) stop() {
 // Denied when the subscription no longer holds; Unavailable after Close.
 func (c *Consumer) Next(ctx context.Context) (Message, error) {
 	for {
-		if err := ctx.Err(); err != nil {
-			return Message{}, err
-		}
-		if err := c.m.ledger.Standing(c.sub).Holds(c.m.ledger.Now()).Err(); err != nil {
-			return Message{}, err
-		}
-		msg, found, fill, err := c.take()
+		msg, found, err := c.Take(ctx)
 		if err != nil || found {
 			return msg, err
-		}
-		if fill {
-			if err := c.fill(ctx); err != nil {
-				return Message{}, err
-			}
-			continue
 		}
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
 			return Message{}, ctx.Err()
+		}
+	}
+}
+
+// Take is Next without waiting; found is false if there is no message now.
+func (c *Consumer) Take(ctx context.Context) (msg Message, found bool, err error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return Message{}, false, err
+		}
+		if err := c.m.ledger.Standing(c.sub).Holds(c.m.ledger.Now()).Err(); err != nil {
+			return Message{}, false, err
+		}
+		msg, found, fill, err := c.take()
+		if err != nil || !fill {
+			return msg, found, err
+		}
+		if err := c.fill(ctx); err != nil {
+			return Message{}, false, err
 		}
 	}
 }
@@ -235,6 +253,10 @@ func (c *Consumer) offer(msg Message) {
 }
 
 func (c *Consumer) rouse() {
+	if c.tell != nil {
+		c.tell()
+		return
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
