@@ -18,6 +18,10 @@ const (
 	EndedKey          EndingKind = "key" // a signing key that was retired
 )
 
+// FeedBeat is how often the feed of endings gives a sign of life. A follower
+// that has had none for two beats no longer knows what has ended.
+const FeedBeat = time.Second
+
 // Ending is the end of something that access tokens rest on: whoever takes
 // tokens refuses those that rest on it from then on, even before they expire.
 // An ID is never used for anything else, so an ending that is remembered for

@@ -22,6 +22,7 @@ const (
 	endpointIntrospect  endpoint = "introspect"
 	endpointRevoke      endpoint = "revoke"
 	endpointPush        endpoint = "par"
+	endpointEndings     endpoint = "endings"
 )
 
 // exchange is what is known of one request. It travels in the request's

@@ -25,6 +25,7 @@ func (s *Server) readMetadata() ([]byte, error) {
 	for _, name := range []string{"registration_endpoint", "userinfo_endpoint", "mtls_endpoint_aliases"} {
 		delete(doc, name)
 	}
+	doc["keyholder_endings_endpoint"] = s.issuer + "/" + string(endpointEndings)
 	doc["response_modes_supported"] = []string{"query"}
 	doc["introspection_endpoint_auth_methods_supported"] = []string{"client_secret_basic", "client_secret_post"}
 	// Their defaults would promise what is refused (OpenID Discovery 3).

@@ -78,6 +78,7 @@ type Server struct {
 	pages    *pages
 	machines *machineGrants
 	denials  *denials
+	feed     *feed
 	crl      revocationList
 	metadata []byte
 }
@@ -114,6 +115,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.machines = newMachineGrants(maxMachineGrants)
 	s.denials = newDenials(s.ledger, s.log, s.now)
+	s.feed = newFeed()
 	var err error
 	if s.pages, err = newPages(cfg.Issuer); err != nil {
 		return nil, err
@@ -153,6 +155,7 @@ func (s *Server) routes() http.Handler {
 	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush} {
 		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })
 	}
+	mux.HandleFunc("GET /"+string(endpointEndings), s.serveEndings)
 	mux.HandleFunc("GET /pki/root.pem", s.serveRoot)
 	mux.HandleFunc("GET /pki/issuing.crl", s.serveCRL)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

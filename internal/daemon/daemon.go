@@ -52,6 +52,7 @@ type Daemon struct {
 	keys     *keyring.Ring
 	mailbox  *mailbox.Mailbox
 	facility *facility.Facility
+	auth     *authserver.Server
 	broker   *broker.Broker
 	webhook  *webhook.Webhook
 
@@ -169,8 +170,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	auth, err := authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, Log: d.log, Now: o.Now})
-	if err != nil {
+	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: d.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
@@ -187,7 +187,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	d.ledger.AddPlane("authserver", auth.End)
+	d.ledger.AddPlane("authserver", d.auth.End)
 	d.ledger.AddPlane("webapi", func(_ context.Context, c keyholder.Cut) (int, error) { return g.End(c), nil })
 	d.ledger.AddPlane("broker", d.broker.End)
 	d.ledger.AddPlane("mailbox", d.mailbox.End)
@@ -197,7 +197,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
 	secure := httpsConfig(o.Config.TLS, id, d.ledger)
-	d.serveHTTPS(auth.Handler(), d.listeners["auth"], secure)
+	d.serveHTTPS(d.auth.Handler(), d.listeners["auth"], secure)
 	d.serveHTTPS(api.Handler(), d.listeners["api"], secure)
 	d.run("mqtt", func() error { return d.broker.Serve(d.listeners["mqtt"]) })
 	d.run("webhook", func() error { return d.webhook.Run(ctx) })
@@ -290,6 +290,9 @@ func (d *Daemon) close(ctx context.Context) error {
 	var errs []error
 	if d.stop != nil {
 		d.stop()
+	}
+	if d.auth != nil {
+		d.auth.Close()
 	}
 	for _, s := range d.servers {
 		if err := s.Shutdown(ctx); err != nil {
