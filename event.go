@@ -25,6 +25,8 @@ const (
 	EventTokenReused         EventKind = "grant.reuse_detected"
 	EventTokenDenied         EventKind = "token.denied"
 	EventWebhookAdded        EventKind = "webhook.added"
+	EventMessagesExpired     EventKind = "mailbox.expired"
+	EventMessageDamaged      EventKind = "mailbox.damaged"
 	EventKeyRotated          EventKind = "key.rotated"
 	EventCut                 EventKind = "cut"
 	EventDenied              EventKind = "denied"

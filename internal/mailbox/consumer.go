@@ -161,7 +161,11 @@ func (c *Consumer) fill(ctx context.Context) error {
 	after := c.read
 	c.missed = false
 	c.mu.Unlock()
-	batch, complete, err := c.m.batch(ctx, c.sub, after)
+	read, complete, err := c.m.batch(ctx, c.sub, after)
+	if err != nil {
+		return err
+	}
+	batch, err := c.m.intact(ctx, c.sub, read)
 	if err != nil {
 		return err
 	}
@@ -204,19 +208,19 @@ func (c *Consumer) load(ctx context.Context) error {
 }
 
 // batch reads messages after a number, and says whether those were all.
-func (m *Mailbox) batch(ctx context.Context, sub keyholder.SubscriptionID, after int64) ([]Message, bool, error) {
+func (m *Mailbox) batch(ctx context.Context, sub keyholder.SubscriptionID, after int64) ([]stored, bool, error) {
 	rows, err := m.store.Read().QueryContext(ctx,
-		"SELECT seq, level, payload, at FROM messages WHERE subscription = ? AND seq > ? ORDER BY seq LIMIT ?", sub, after, batchMessages)
+		"SELECT seq, level, payload, at, sum FROM messages WHERE subscription = ? AND seq > ? ORDER BY seq LIMIT ?", sub, after, batchMessages)
 	if err != nil {
 		return nil, false, fmt.Errorf("read a mailbox: %w", err)
 	}
 	defer rows.Close()
-	var batch []Message
+	var batch []stored
 	size := 0
 	for size < batchBytes && rows.Next() {
-		var msg Message
+		var msg stored
 		var at int64
-		if err := rows.Scan(&msg.Seq, &msg.Level, &msg.Payload, &at); err != nil {
+		if err := rows.Scan(&msg.Seq, &msg.Level, &msg.Payload, &at, &msg.sum); err != nil {
 			return nil, false, fmt.Errorf("read a mailbox: %w", err)
 		}
 		msg.At = time.UnixMicro(at).UTC()

@@ -188,15 +188,7 @@ func (m *Mailbox) trim(tx *store.Tx, sub keyholder.SubscriptionID) error {
 		through = first + trimMost - 1
 		tx.After(func() { m.acks.add(sub, MQTT, 0) }) // comes back here without moving anything
 	}
-	var d Depth
-	if err := tx.QueryRow("SELECT count(*), coalesce(sum(octet_length(level) + octet_length(payload)), 0) FROM messages WHERE subscription = ? AND seq <= ?",
-		sub, through).Scan(&d.Messages, &d.Bytes); err != nil {
-		return fmt.Errorf("trim a mailbox: %w", err)
-	}
-	if _, err := tx.Exec("DELETE FROM messages WHERE subscription = ? AND seq <= ?", sub, through); err != nil {
-		return fmt.Errorf("trim a mailbox: %w", err)
-	}
-	if _, err := tx.Exec("UPDATE mailboxes SET messages = messages - ?, bytes = bytes - ? WHERE subscription = ?", d.Messages, d.Bytes, sub); err != nil {
+	if _, err := drop(tx, sub, through); err != nil {
 		return fmt.Errorf("trim a mailbox: %w", err)
 	}
 	return nil

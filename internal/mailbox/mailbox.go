@@ -4,7 +4,9 @@
 //
 // What is appended is on disk before Append returns; what a consumer has
 // acknowledged is written a moment later and may be forgotten in a crash, so
-// delivery is at least once. The queue belongs to the subscription and ends
+// delivery is at least once. A queue is bounded in messages, bytes and age, and
+// every message has a checksum: one that the disk has changed is taken out,
+// with an alarm, and the rest goes on. The queue belongs to the subscription and ends
 // with it: a cut removes it in the cut's own transaction.
 package mailbox
 
@@ -35,6 +37,7 @@ const (
 type Config struct {
 	MaxMessages int64         // per subscription; 0: 100,000
 	MaxBytes    int64         // payloads and levels per subscription; 0: 256 MiB
+	MaxAge      time.Duration // older messages are dropped, whoever waits for them; 0: 30 days
 	AckEvery    time.Duration // how long acknowledgements are gathered before they are written; 0: 50 ms
 	Log         *slog.Logger  // nil: slog.Default
 }
@@ -59,6 +62,7 @@ type Mailbox struct {
 	closed    bool
 
 	acks       acks
+	retention  retention
 	statements statements // of the store's writer
 }
 
@@ -68,7 +72,7 @@ func Open(s *store.Store, l *ledger.Ledger, cfg Config) (*Mailbox, error) {
 	if s == nil || l == nil {
 		return nil, errors.New("open the mailbox: a store and a ledger are needed")
 	}
-	if cfg.MaxMessages < 0 || cfg.MaxBytes < 0 || cfg.AckEvery < 0 {
+	if cfg.MaxMessages < 0 || cfg.MaxBytes < 0 || cfg.MaxAge < 0 || cfg.AckEvery < 0 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "a bound of the mailbox is negative")
 	}
 	if cfg.MaxMessages == 0 {
@@ -76,6 +80,9 @@ func Open(s *store.Store, l *ledger.Ledger, cfg Config) (*Mailbox, error) {
 	}
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = 256 << 20
+	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = 30 * 24 * time.Hour
 	}
 	if cfg.AckEvery == 0 {
 		cfg.AckEvery = 50 * time.Millisecond
@@ -85,6 +92,7 @@ func Open(s *store.Store, l *ledger.Ledger, cfg Config) (*Mailbox, error) {
 	}
 	m := &Mailbox{store: s, ledger: l, cfg: cfg, consumers: map[keyholder.SubscriptionID][]*Consumer{}}
 	m.acks.start(m)
+	m.retention.start(m)
 	return m, nil
 }
 
@@ -104,6 +112,7 @@ func (m *Mailbox) Close() error {
 			c.stop()
 		}
 	}
+	m.retention.stop()
 	return m.acks.stop()
 }
 
@@ -151,7 +160,7 @@ func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level str
 	if payload == nil {
 		payload = []byte{}
 	}
-	if _, err := m.statements.insert.Exec(sub, seq, level, payload, now.UnixMicro()); err != nil {
+	if _, err := m.statements.insert.Exec(sub, seq, level, payload, now.UnixMicro(), checksum(sub, seq, level, payload, now.UnixMicro())); err != nil {
 		return 0, fmt.Errorf("append to the mailbox: %w", err)
 	}
 	msg := Message{Seq: seq, Level: level, Payload: payload, At: now}
@@ -199,7 +208,7 @@ func (s *statements) prepare(tx *sql.Tx) error {
 	if err != nil {
 		return fmt.Errorf("append to the mailbox: %w", err)
 	}
-	insert, err := tx.Prepare("INSERT INTO messages (subscription, seq, level, payload, at) VALUES (?, ?, ?, ?, ?)")
+	insert, err := tx.Prepare("INSERT INTO messages (subscription, seq, level, payload, at, sum) VALUES (?, ?, ?, ?, ?, ?)")
 	if err != nil {
 		return fmt.Errorf("append to the mailbox: %w", err)
 	}

@@ -28,6 +28,7 @@ type bench struct {
 	cfg    mailbox.Config
 	store  *store.Store
 	ledger *ledger.Ledger
+	now    func() time.Time // nil: time.Now
 }
 
 func open(t testing.TB, cfg mailbox.Config) *bench {
@@ -45,7 +46,7 @@ func (b *bench) open() {
 		b.t.Fatal(err)
 	}
 	b.cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
-	if b.ledger, err = ledger.Open(context.Background(), ledger.Config{Store: b.store, Log: b.cfg.Log,
+	if b.ledger, err = ledger.Open(context.Background(), ledger.Config{Store: b.store, Now: b.now, Log: b.cfg.Log,
 		Sign: func(p []byte) (string, error) { return fmt.Sprintf("signed-%x", sha256.Sum256(p)), nil }}); err != nil {
 		b.t.Fatal(err)
 	}

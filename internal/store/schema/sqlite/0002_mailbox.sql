@@ -15,6 +15,7 @@ CREATE TABLE messages (
   level        TEXT NOT NULL, -- topic levels after the subscription ID
   payload      BLOB NOT NULL,
   at           INTEGER NOT NULL,
+  sum          INTEGER NOT NULL, -- CRC-32C of all of it
   PRIMARY KEY (subscription, seq)
 ) STRICT; -- with rowid: payloads are too large for the nodes of an index
 
