@@ -28,7 +28,10 @@ type Metadata struct {
 	AuthorizationEndpoint string `json:"authorization_endpoint"`
 	TokenEndpoint         string `json:"token_endpoint"`
 	RevocationEndpoint    string `json:"revocation_endpoint"`
+	IntrospectionEndpoint string `json:"introspection_endpoint"`
 	JWKSURI               string `json:"jwks_uri"`
+	// EndingsEndpoint is the feed of a Keyholder that [Follow] follows.
+	EndingsEndpoint string `json:"keyholder_endings_endpoint"`
 	// IssuerInResponse means that authorization responses carry the
 	// parameter iss (RFC 9207).
 	IssuerInResponse bool `json:"authorization_response_iss_parameter_supported"`
@@ -76,7 +79,8 @@ func Discover(ctx context.Context, issuer string, client *http.Client) (Metadata
 		return Metadata{}, keyholder.Errorf(keyholder.Invalid, "the metadata are of another issuer").
 			WithHint("write the issuer exactly as its metadata do, with or without a final slash")
 	}
-	for _, endpoint := range []string{m.AuthorizationEndpoint, m.TokenEndpoint, m.RevocationEndpoint, m.JWKSURI,
+	for _, endpoint := range []string{m.AuthorizationEndpoint, m.TokenEndpoint, m.RevocationEndpoint,
+		m.IntrospectionEndpoint, m.EndingsEndpoint, m.JWKSURI,
 		m.MTLS.TokenEndpoint, m.MTLS.RevocationEndpoint} {
 		if endpoint != "" && !secureURL(endpoint) {
 			return Metadata{}, keyholder.Errorf(keyholder.Invalid, "the metadata name an endpoint that is not an https URL")

@@ -3,8 +3,11 @@ package guard
 import (
 	"context"
 	"crypto"
+	"io"
 	"net/http"
 	"time"
+
+	"github.com/fds-keyholder/keyholder"
 )
 
 // FetchKeysAt is FetchKeys with a clock.
@@ -26,3 +29,8 @@ func (g *Guard) Cached() int {
 
 // ParseKeySet reads a key set.
 var ParseKeySet = parseKeySet
+
+// ReadEvents reads a feed; an event without an ending is a beat.
+func ReadEvents(r io.Reader, emit func(id string, e *keyholder.Ending)) error {
+	return readEvents(r, func(e feedEvent) { emit(e.id, e.ending) })
+}

@@ -62,6 +62,10 @@ type Config struct {
 	// be fast. May be nil.
 	Ended func(keyholder.Token) bool
 
+	// Follower, if it is not nil, knows what a Keyholder in another process
+	// has ended; see [Follow]. It is asked on every use of a token.
+	Follower *Follower
+
 	// CacheSize is how many verified tokens are remembered. Zero means
 	// 10,000, less than zero none.
 	CacheSize int
@@ -129,6 +133,10 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.MaxLifetime == 0 {
 		cfg.MaxLifetime = defaultLifetime
 	}
+	if cfg.Follower != nil && cfg.MaxLifetime > cfg.Follower.cfg.MaxLifetime {
+		return nil, keyholder.Errorf(keyholder.Invalid, "tokens may live longer than the follower remembers what has ended").
+			WithHint("give guard.Follow the same longest lifetime")
+	}
 	if cfg.Leeway == 0 {
 		cfg.Leeway = defaultLeeway
 	}
@@ -162,6 +170,11 @@ func (g *Guard) Verify(ctx context.Context, raw string) (keyholder.Token, error)
 	}
 	if g.endings.has(t) || g.cfg.Ended != nil && g.cfg.Ended(t) {
 		return keyholder.Token{}, refuse("it was ended")
+	}
+	if g.cfg.Follower != nil {
+		if err := g.cfg.Follower.check(ctx, raw, sum, t); err != nil {
+			return keyholder.Token{}, err
+		}
 	}
 	return t, nil
 }

@@ -90,7 +90,8 @@ func (s *Server) serveEndings(w http.ResponseWriter, r *http.Request) {
 		refused = admit()
 	}
 	if refused == nil && !s.feed.enter(ex.client) {
-		refused = &refusal{http.StatusServiceUnavailable, "temporarily_unavailable", "there are too many followers"}
+		w.Header().Set("Retry-After", "5")
+		refused = &refusal{http.StatusTooManyRequests, "temporarily_unavailable", "there is no place for a further follower"}
 	}
 	if refused != nil {
 		s.denials.record(r.Context(), ex, keyholder.EventDenied, refused.code, refused.description)

@@ -207,7 +207,7 @@ func TestFeedRefused(t *testing.T) {
 	for range 8 {
 		all = append(all, b.followAsGateway(t, ""))
 	}
-	if f := b.follow(t, string(b.rs.ID), b.rsSecret, ""); f.status != http.StatusServiceUnavailable {
+	if f := b.follow(t, string(b.rs.ID), b.rsSecret, ""); f.status != http.StatusTooManyRequests {
 		t.Errorf("the ninth follower got %d", f.status)
 	}
 	other := must(b.ledger.AddResourceServer(t.Context(), ledger.Administrator, "Other"))
@@ -249,7 +249,7 @@ func TestFeedEnds(t *testing.T) {
 	f.untilBeat()
 	b.server.Close()
 	f.over(time.Second)
-	if f := b.follow(t, string(b.rs.ID), newest, ""); f.status != http.StatusServiceUnavailable {
+	if f := b.follow(t, string(b.rs.ID), newest, ""); f.status != http.StatusTooManyRequests {
 		t.Errorf("a closed server answered %d", f.status)
 	}
 }

@@ -1,0 +1,143 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/go-jose/go-jose/v4/json"
+)
+
+const (
+	// askTimeout bounds one introspection, which a request waits for.
+	askTimeout = 2 * time.Second
+	// maxAsking bounds the introspections under way, so that made-up tokens
+	// cannot be turned into a flood of requests.
+	maxAsking = 32
+)
+
+// introspector asks an issuer what a token is worth (RFC 7662).
+type introspector struct {
+	issuer     string
+	id, secret string // without a secret the client presents a certificate
+	client     *http.Client
+	asking     chan struct{} // a place for each introspection under way
+
+	mu       sync.Mutex // guards endpoint
+	endpoint string     // empty: not known yet
+}
+
+func newIntrospector(issuer, id, secret string, client *http.Client) *introspector {
+	return &introspector{issuer: issuer, id: id, secret: secret, client: fetcher(client), asking: make(chan struct{}, maxAsking)}
+}
+
+// ask returns the answer about a token if it is active. The error is of code
+// Denied if it is not, and Unavailable if that cannot be found out.
+func (i *introspector) ask(ctx context.Context, raw string) (map[string]json.RawMessage, error) {
+	select {
+	case i.asking <- struct{}{}:
+		defer func() { <-i.asking }()
+	default:
+		return nil, unavailable("too many tokens are being introspected", nil)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	endpoint, err := i.discover(ctx)
+	if err != nil {
+		return nil, unavailable("the authorization server cannot be asked about the token", err)
+	}
+	body, err := i.post(ctx, endpoint, raw)
+	if err != nil {
+		i.forget()
+		return nil, unavailable("the authorization server cannot be asked about the token", err)
+	}
+	var answer map[string]json.RawMessage
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, unavailable("the answer about the token is malformed", err)
+	}
+	switch string(answer["active"]) {
+	case "true":
+		return answer, nil
+	case "false":
+		return nil, refuse("it is not active")
+	}
+	return nil, unavailable("the answer about the token is malformed", nil)
+}
+
+// discover finds the endpoint, once.
+func (i *introspector) discover(ctx context.Context) (string, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.endpoint != "" {
+		return i.endpoint, nil
+	}
+	m, err := Discover(ctx, i.issuer, i.client)
+	if err != nil {
+		return "", err
+	}
+	if m.IntrospectionEndpoint == "" {
+		return "", errors.New("the metadata name no introspection endpoint")
+	}
+	i.endpoint = m.IntrospectionEndpoint
+	return i.endpoint, nil
+}
+
+// forget makes the next introspection look for the endpoint again.
+func (i *introspector) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.endpoint = ""
+}
+
+func (i *introspector) post(ctx context.Context, endpoint, raw string) ([]byte, error) {
+	form := url.Values{"token": {raw}, "token_type_hint": {"access_token"}}
+	if i.secret == "" {
+		form.Set("client_id", i.id)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Accept", "application/json")
+	if i.secret != "" {
+		setBasic(r, i.id, i.secret)
+	}
+	resp, err := i.client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read from
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("introspect a token: status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err == nil && len(body) > maxDocument {
+		err = errors.New("introspect a token: the answer is too long")
+	}
+	return body, err
+}
+
+// setBasic sets credentials of a client, both form-encoded (RFC 6749 2.3.1).
+func setBasic(r *http.Request, id, secret string) {
+	r.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+}
+
+// checkClient checks the credentials of a client as configured.
+func checkClient(issuer, id string) error {
+	if _, err := parseIssuer(issuer); err != nil {
+		return err
+	}
+	if id == "" {
+		return keyholder.Errorf(keyholder.Invalid, "the client that asks the authorization server has no ID").
+			WithHint("`keyholder resourceserver add` registers one")
+	}
+	return nil
+}
