@@ -27,11 +27,13 @@ import (
 
 // served is a `keyholder serve` process that a test kills and starts again.
 type served struct {
-	t     *testing.T
-	dir   string
-	cmd   *exec.Cmd
-	mqtt  string // host:port
-	admin *console.Client
+	t    *testing.T
+	dir  string
+	cmd  *exec.Cmd
+	mqtt string // host:port
+	// https://host:port of the authorization server and the Web API
+	issuer, api string
+	admin       *console.Client
 }
 
 // serveData initialises a data folder and serves it on fixed free ports.
@@ -81,8 +83,16 @@ func (s *served) start() {
 	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		if address, ok := strings.CutPrefix(lines.Text(), "mqtt   mqtts://"); ok {
-			s.mqtt = address
+		name, address, _ := strings.Cut(lines.Text(), " ")
+		switch address = strings.TrimSpace(address); name {
+		case "issuer":
+			s.issuer = address
+		case "api":
+			s.api = address
+		case "mqtt":
+			s.mqtt = strings.TrimPrefix(address, "mqtts://")
+		}
+		if s.mqtt != "" {
 			break
 		}
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keyholder": main})
+	testscript.Main(m, map[string]func(){"keyholder": main, "provider-api": providerAPI})
 }
 
 // Ensure that the stories in testdata/script hold for the real program. Each
