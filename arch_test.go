@@ -39,13 +39,14 @@ var imports = map[string][]string{
 	"keyholdertest":   {".", "client", "client/mqttpool", "guard", "internal/console", "internal/daemon", "internal/pki", "internal/visitor"},
 
 	// Memory.
-	"internal/store":    {"."},
-	"internal/ledger":   {".", "internal/store"},
-	"internal/mailbox":  {".", "internal/store", "internal/ledger"},
-	"internal/facility": {".", "internal/store", "internal/ledger"},
-	"internal/keyfile":  {"."},
-	"internal/pki":      {".", "internal/keyfile"},
-	"internal/keyring":  {".", "internal/keyfile"},
+	"internal/store":           {"."},
+	"internal/store/storetest": {"internal/store"}, // for tests only
+	"internal/ledger":          {".", "internal/store"},
+	"internal/mailbox":         {".", "internal/store", "internal/ledger"},
+	"internal/facility":        {".", "internal/store", "internal/ledger"},
+	"internal/keyfile":         {"."},
+	"internal/pki":             {".", "internal/keyfile"},
+	"internal/keyring":         {".", "internal/keyfile"},
 
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the

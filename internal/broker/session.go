@@ -147,7 +147,7 @@ func (s *subscriber) renew(discard bool) error {
 // keep writes the session's row.
 func (s *subscriber) keep(tx *store.Tx, lifetime, expires int64) error {
 	if _, err := tx.Exec(`INSERT INTO mqtt_sessions (subscription, lifetime, expires) VALUES (?, ?, ?)
-		ON CONFLICT DO UPDATE SET lifetime = excluded.lifetime, expires = excluded.expires`, s.id, lifetime, expires); err != nil {
+		ON CONFLICT (subscription) DO UPDATE SET lifetime = excluded.lifetime, expires = excluded.expires`, s.id, lifetime, expires); err != nil {
 		return fmt.Errorf("store a session: %w", err)
 	}
 	return nil
@@ -185,7 +185,7 @@ func (b *Broker) saveFilters(s *subscriber, added []filter) error {
 	return s.change(func(tx *store.Tx) error {
 		for _, f := range added {
 			if _, err := tx.Exec(`INSERT INTO mqtt_filters (subscription, filter, qos, identifier) VALUES (?, ?, ?, ?)
-				ON CONFLICT DO UPDATE SET qos = excluded.qos, identifier = excluded.identifier`, s.id, f.String(), f.qos, f.identifier); err != nil {
+				ON CONFLICT (subscription, filter) DO UPDATE SET qos = excluded.qos, identifier = excluded.identifier`, s.id, f.String(), f.qos, f.identifier); err != nil {
 				return fmt.Errorf("store a filter: %w", err)
 			}
 		}

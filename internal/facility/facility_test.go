@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/facility"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 const (
@@ -26,11 +26,14 @@ const (
 	subB      = keyholder.SubscriptionID("7d1c1c3e-6f7e-4d0c-9a41-0e9b1b0a5c02")
 )
 
+// Ensure that what holds of a facility on SQLite holds on PostgreSQL.
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+
 // open returns a facility on a real database that knows two providers, two
 // owners and a subscription of each owner.
 func open(t testing.TB, keep int) *facility.Facility {
 	t.Helper()
-	s, err := store.Open(context.Background(), filepath.Join(t.TempDir(), "keyholder.db"))
+	s, err := storetest.New(t).Open(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

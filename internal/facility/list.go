@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -70,12 +71,8 @@ func (f *Facility) eachOf(ctx context.Context, s shelf, ids []string, do func(js
 	}
 	for len(seqs) > 0 {
 		some := seqs[:min(len(seqs), pageItems)]
-		list, err := json.Marshal(some)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", s.kind, err)
-		}
-		page, last, whole, err := f.page(ctx, `SELECT seq, body FROM items WHERE seq IN (SELECT value FROM json_each(?))
-			AND provider = ? AND owner = ? AND kind = ? ORDER BY seq`, string(list), string(s.provider), string(s.owner), string(s.kind))
+		page, last, whole, err := f.page(ctx, `SELECT seq, body FROM items WHERE provider = ? AND owner = ? AND kind = ? AND seq IN `+placeholders(some)+` ORDER BY seq`,
+			arguments(s, some)...)
 		if err != nil {
 			return err
 		}
@@ -96,15 +93,13 @@ func (f *Facility) eachOf(ctx context.Context, s shelf, ids []string, do func(js
 
 // seqsOf returns the numbers of the items that the IDs select, in order.
 func (f *Facility) seqsOf(ctx context.Context, s shelf, ids []string) ([]int64, error) {
-	list, err := json.Marshal(ids)
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", s.kind, err)
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	// The hint keeps SQLite on the index by entity: walking a whole history in
-	// order to find a few devices would cost far more.
-	rows, err := f.store.Read().QueryContext(ctx, `SELECT seq FROM items INDEXED BY items_by_entity
-		WHERE provider = ? AND owner = ? AND kind = ? AND entity IN (SELECT value FROM json_each(?)) ORDER BY seq`,
-		string(s.provider), string(s.owner), string(s.kind), string(list))
+	// The plus keeps the databases on the index by entity: walking a whole
+	// history in order to find a few devices would cost far more.
+	rows, err := f.store.Read().QueryContext(ctx, `SELECT seq FROM items WHERE provider = ? AND owner = ? AND kind = ? AND entity IN `+placeholders(ids)+` ORDER BY +seq`,
+		arguments(s, ids)...)
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", s.kind, err)
 	}
@@ -121,6 +116,20 @@ func (f *Facility) seqsOf(ctx context.Context, s shelf, ids []string) ([]int64, 
 		return nil, fmt.Errorf("list %s: %w", s.kind, err)
 	}
 	return seqs, nil
+}
+
+// placeholders is a list of as many placeholders as there are values.
+func placeholders[T any](values []T) string {
+	return "(?" + strings.Repeat(", ?", len(values)-1) + ")"
+}
+
+// arguments are those of a query for values on a shelf.
+func arguments[T any](s shelf, values []T) []any {
+	args := []any{s.provider, s.owner, s.kind}
+	for _, v := range values {
+		args = append(args, v)
+	}
+	return args
 }
 
 // page reads items up to the bound of bytes, and says the number of the last

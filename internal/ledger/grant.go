@@ -207,8 +207,8 @@ func (l *Ledger) RecordMachineGrant(ctx context.Context, g Grant) error {
 func (l *Ledger) EndMachineGrant(ctx context.Context, actor string, g Grant, reason string) error {
 	return l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		at := l.Now()
-		result, err := tx.Exec(`INSERT INTO grants (id, client, subscription, version, body, created, ended) VALUES (?, ?, ?, 1, x'', ?, ?) ON CONFLICT DO NOTHING`,
-			g.ID, g.Client, g.Subscription, micros(g.Created), micros(at))
+		result, err := tx.Exec(`INSERT INTO grants (id, client, subscription, version, body, created, ended) VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			g.ID, g.Client, g.Subscription, []byte{}, micros(g.Created), micros(at))
 		if err != nil {
 			return fmt.Errorf("end a grant: %w", err)
 		}

@@ -3,11 +3,10 @@ package ledger_test
 import (
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 // clock is a time that tests set.
@@ -37,11 +37,14 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// bench is an open ledger on a real file, and what it needs to be reopened.
+// Ensure that what holds of a ledger on SQLite holds on PostgreSQL.
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+
+// bench is an open ledger on a real database, and what it needs to be reopened.
 type bench struct {
 	*ledger.Ledger
 	t     *testing.T
-	path  string
+	at    storetest.Database
 	clock *clock
 	store *store.Store
 	sign  func([]byte) (string, error)
@@ -49,7 +52,7 @@ type bench struct {
 
 func open(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, path: filepath.Join(t.TempDir(), "keyholder.db"),
+	b := &bench{t: t, at: storetest.New(t),
 		clock: &clock{t: time.Date(2026, 3, 2, 5, 0, 0, 0, time.UTC)},
 		sign:  func(p []byte) (string, error) { return fmt.Sprintf("signed-%x", sha256.Sum256(p)), nil }}
 	b.open()
@@ -60,7 +63,7 @@ func open(t *testing.T) *bench {
 func (b *bench) open() {
 	b.t.Helper()
 	var err error
-	if b.store, err = store.Open(b.t.Context(), b.path); err != nil {
+	if b.store, err = b.at.Open(b.t.Context()); err != nil {
 		b.t.Fatal(err)
 	}
 	b.Ledger, err = ledger.Open(b.t.Context(), ledger.Config{Store: b.store, Now: b.clock.now, Sign: b.sign,
@@ -123,10 +126,10 @@ func (b *bench) onboard(key string) parties {
 	p.webhook = must(b.AddWebhook(ctx, ledger.Administrator, ledger.Webhook{Subscription: p.sub.ID, URL: "https://app.example/push", Issuer: "https://auth.app.example", Client: "provider"}))
 	p.grant = must(keyholder.NewID[keyholder.GrantID](nil))
 	if err := b.store.Write(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Exec("INSERT INTO grants (id, client, subscription, version, body, created) VALUES (?, ?, ?, 1, x'7b7d', 1)", p.grant, p.app.ID, p.sub.ID); err != nil {
+		if _, err := tx.Exec("INSERT INTO grants (id, client, subscription, version, body, created) VALUES (?, ?, ?, 1, ?, 1)", p.grant, p.app.ID, p.sub.ID, []byte("{}")); err != nil {
 			return err
 		}
-		_, err := tx.Exec("INSERT INTO messages (subscription, seq, level, payload, at) VALUES (?, 1, 'events', x'7b7d', 1)", p.sub.ID)
+		_, err := tx.Exec("INSERT INTO messages (subscription, seq, level, payload, at, sum) VALUES (?, 1, 'events', ?, 1, 0)", p.sub.ID, []byte("{}"))
 		return err
 	}); err != nil {
 		b.t.Fatal(err)
@@ -271,11 +274,11 @@ func TestVerifyAudit(t *testing.T) {
 	if err != nil || rows < 10 {
 		t.Fatalf("%d rows, err %v", rows, err)
 	}
-	raw, err := sql.Open("sqlite", b.path)
-	if err != nil {
-		t.Fatal(err)
+	raw := b.at.SQL(t)
+	disarm := []string{"DROP TRIGGER IF EXISTS audit_is_append_only_update", "DROP TRIGGER IF EXISTS audit_is_append_only_delete"}
+	if b.at.OnPostgres() {
+		disarm = []string{"ALTER TABLE audit DISABLE TRIGGER ALL"}
 	}
-	defer raw.Close()
 	if _, err := raw.Exec("UPDATE audit SET actor = 'nobody' WHERE seq = 3"); err == nil {
 		t.Error("the trail can be updated")
 	}
@@ -290,8 +293,7 @@ func TestVerifyAudit(t *testing.T) {
 		"UPDATE audit SET seq = -seq WHERE seq = 1",
 	} {
 		t.Run(statement, func(t *testing.T) {
-			for _, q := range []string{"DROP TRIGGER IF EXISTS audit_is_append_only_update", "DROP TRIGGER IF EXISTS audit_is_append_only_delete",
-				"CREATE TABLE IF NOT EXISTS saved AS SELECT * FROM audit", statement} {
+			for _, q := range append(slices.Clone(disarm), "CREATE TABLE IF NOT EXISTS saved AS SELECT * FROM audit", statement) {
 				if _, err := raw.Exec(q); err != nil {
 					t.Fatal(err)
 				}

@@ -83,7 +83,7 @@ func (l *Ledger) isClient(id string) bool {
 }
 
 func (l *Ledger) loadSecrets(ctx context.Context) error {
-	return l.each(ctx, "SELECT hash, client FROM secrets WHERE retired = 0 ORDER BY created DESC, rowid DESC", func(scan scanner) error {
+	return l.each(ctx, "SELECT hash, client FROM secrets WHERE retired = 0 ORDER BY seq DESC", func(scan scanner) error {
 		var hash []byte
 		var client string
 		if err := scan(&hash, &client); err != nil {

@@ -13,23 +13,24 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
-// crashFile names the database for the process that is going to be killed.
-const crashFile = "KEYHOLDER_TEST_CRASH_FILE"
+// crashDatabase names the database for the process that is going to be killed.
+const crashDatabase = "KEYHOLDER_TEST_CRASH_DATABASE"
 
 // Ensure that every append that was answered is there, in order and without
 // gaps, after the process is killed in the middle of appending.
 func TestCrash(t *testing.T) {
-	if path := os.Getenv(crashFile); path != "" {
-		appendUntilKilled(t, path)
+	if at := os.Getenv(crashDatabase); at != "" {
+		appendUntilKilled(t, at)
 		return
 	}
 	for range 3 {
 		b := open(t, mailbox.Config{})
 		subs := []keyholder.SubscriptionID{b.subscribe("a"), b.subscribe("b")}
 		b.close()
-		answered := killAppender(t, b.path)
+		answered := killAppender(t, b.at.String())
 		b.open()
 		for _, sub := range subs {
 			if answered[sub] == 0 {
@@ -48,10 +49,10 @@ func TestCrash(t *testing.T) {
 
 // killAppender runs this test as a child that appends, kills it, and returns
 // the last number it said was durable for each subscription.
-func killAppender(t *testing.T, path string) map[keyholder.SubscriptionID]int {
+func killAppender(t *testing.T, at string) map[keyholder.SubscriptionID]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestCrash$")
-	cmd.Env = append(os.Environ(), crashFile+"="+path)
+	cmd.Env = append(os.Environ(), crashDatabase+"="+at)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +82,8 @@ func killAppender(t *testing.T, path string) map[keyholder.SubscriptionID]int {
 	return answered
 }
 
-func appendUntilKilled(t *testing.T, path string) {
-	b := &bench{t: t, path: path}
+func appendUntilKilled(t *testing.T, at string) {
+	b := &bench{t: t, at: storetest.At(at)}
 	b.open()
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -152,7 +152,7 @@ func (a *acks) returnPart(part map[cursor]int64, err error) {
 func (m *Mailbox) move(tx *store.Tx, k cursor, seq int64) error {
 	if _, err := tx.Exec(`INSERT INTO cursors (subscription, consumer, acked)
 		SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM subscriptions WHERE id = ?1 AND cut = 0)
-		ON CONFLICT DO UPDATE SET acked = max(acked, excluded.acked)`, k.sub, k.name, seq); err != nil {
+		ON CONFLICT (subscription, consumer) DO UPDATE SET acked = excluded.acked WHERE excluded.acked > cursors.acked`, k.sub, k.name, seq); err != nil {
 		return fmt.Errorf("write the cursor of a mailbox: %w", err)
 	}
 	return m.trim(tx, k.sub)

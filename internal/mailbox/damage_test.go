@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,14 +19,9 @@ import (
 )
 
 // spoil changes the file behind the store's back.
-func (b *bench) spoil(statement string, args ...any) {
+func (b *bench) spoil(statement string) {
 	b.t.Helper()
-	db, err := sql.Open("sqlite", b.path)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer db.Close()
-	if r, err := db.Exec(statement, args...); err != nil {
+	if r, err := b.at.SQL(b.t).Exec(statement); err != nil {
 		b.t.Fatal(err)
 	} else if n, _ := r.RowsAffected(); n == 0 {
 		b.t.Fatal("nothing was spoiled")
@@ -38,7 +32,7 @@ func (b *bench) spoil(statement string, args ...any) {
 // delivered, is taken out with an alarm, and holds up nothing.
 func TestDamagedMessage(t *testing.T) {
 	for name, spoil := range map[string]string{
-		"payload":           `UPDATE messages SET payload = CAST('{"n":9}' AS BLOB) WHERE seq = 3`,
+		"payload":           `UPDATE messages SET payload = (SELECT payload FROM messages WHERE seq = 4) WHERE seq = 3`,
 		"payload cut short": `UPDATE messages SET payload = substr(payload, 1, 3) WHERE seq = 3`,
 		"level":             `UPDATE messages SET level = 'statuses' WHERE seq = 3`,
 		"time":              `UPDATE messages SET at = at + 1 WHERE seq = 3`,
@@ -79,7 +73,7 @@ func TestMisplacedMessage(t *testing.T) {
 	mine, other := b.subscribe("mine"), b.subscribe("other")
 	b.append(mine, 1, 1)
 	b.close()
-	b.spoil("UPDATE messages SET subscription = ?", other)
+	b.spoil(fmt.Sprintf("UPDATE messages SET subscription = '%s'", other))
 	b.open()
 	expectNothing(t, b.Consumer(other, mailbox.MQTT))
 }
@@ -93,7 +87,7 @@ func FuzzRecovery(f *testing.F) {
 	const last = 40
 	b.append(sub, 1, last)
 	b.close()
-	whole, err := os.ReadFile(b.path)
+	whole, err := os.ReadFile(b.at.String())
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -102,7 +96,9 @@ func FuzzRecovery(f *testing.F) {
 	if at < 0 {
 		f.Fatal("the payload does not stand in the file")
 	}
-	change := func(offset int, by ...byte) []byte { return append([]byte{byte(offset >> 16), byte(offset >> 8), byte(offset)}, by...) }
+	change := func(offset int, by ...byte) []byte {
+		return append([]byte{byte(offset >> 16), byte(offset >> 8), byte(offset)}, by...)
+	}
 	f.Add(change(at+5, 1))
 	f.Add(change(at-40, 0x80))
 	f.Add(change(20, 0xff))

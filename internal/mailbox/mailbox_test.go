@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -17,14 +16,18 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
-// bench is a mailbox on a real ledger and file, and what it needs to be
+// Ensure that what holds of mailboxes on SQLite holds on PostgreSQL.
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+
+// bench is a mailbox on a real ledger and database, and what it needs to be
 // reopened.
 type bench struct {
 	*mailbox.Mailbox
 	t      testing.TB
-	path   string
+	at     storetest.Database
 	cfg    mailbox.Config
 	store  *store.Store
 	ledger *ledger.Ledger
@@ -33,7 +36,7 @@ type bench struct {
 
 func open(t testing.TB, cfg mailbox.Config) *bench {
 	t.Helper()
-	b := &bench{t: t, path: filepath.Join(t.TempDir(), "keyholder.db"), cfg: cfg}
+	b := &bench{t: t, at: storetest.New(t), cfg: cfg}
 	b.open()
 	t.Cleanup(b.close)
 	return b
@@ -42,7 +45,7 @@ func open(t testing.TB, cfg mailbox.Config) *bench {
 func (b *bench) open() {
 	b.t.Helper()
 	var err error
-	if b.store, err = store.Open(context.Background(), b.path); err != nil {
+	if b.store, err = b.at.Open(context.Background()); err != nil {
 		b.t.Fatal(err)
 	}
 	b.cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -321,7 +324,10 @@ func TestCutRemovesEverything(t *testing.T) {
 	b.append(other, 1, 3)
 	b.append(sub, 1, 3)
 	if err := b.store.Write(t.Context(), func(tx *store.Tx) error {
-		_, err := tx.Exec("INSERT INTO mqtt_sessions (subscription, lifetime) VALUES (?1, 60); INSERT INTO mqtt_filters (subscription, filter, qos) VALUES (?1, 'f', 1)", sub)
+		if _, err := tx.Exec("INSERT INTO mqtt_sessions (subscription, lifetime) VALUES (?, 60)", sub); err != nil {
+			return err
+		}
+		_, err := tx.Exec("INSERT INTO mqtt_filters (subscription, filter, qos) VALUES (?, 'f', 1)", sub)
 		return err
 	}); err != nil {
 		t.Fatal(err)

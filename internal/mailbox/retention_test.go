@@ -2,13 +2,13 @@ package mailbox_test
 
 import (
 	"context"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 // recorded counts the rows of a kind on the audit trail that concern a
@@ -29,7 +29,7 @@ func (b *bench) recorded(kind keyholder.EventKind, sub keyholder.SubscriptionID)
 // numbers stay; and that the counts and the audit trail say so.
 func TestExpire(t *testing.T) {
 	clock := time.Now()
-	b := &bench{t: t, path: filepath.Join(t.TempDir(), "keyholder.db"), cfg: mailbox.Config{MaxAge: 24 * time.Hour}, now: func() time.Time { return clock }}
+	b := &bench{t: t, at: storetest.New(t), cfg: mailbox.Config{MaxAge: 24 * time.Hour}, now: func() time.Time { return clock }}
 	b.open()
 	defer b.close()
 	old, young := b.subscribe("old"), b.subscribe("young")
@@ -69,7 +69,7 @@ func TestExpire(t *testing.T) {
 // comes.
 func TestExpireUnderConsumer(t *testing.T) {
 	clock := time.Now()
-	b := &bench{t: t, path: filepath.Join(t.TempDir(), "keyholder.db"), cfg: mailbox.Config{MaxAge: time.Hour}, now: func() time.Time { return clock }}
+	b := &bench{t: t, at: storetest.New(t), cfg: mailbox.Config{MaxAge: time.Hour}, now: func() time.Time { return clock }}
 	b.open()
 	defer b.close()
 	sub := b.subscribe("a")

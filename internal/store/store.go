@@ -1,7 +1,11 @@
-// Package store is the one database of a Keyholder: a SQLite file with one
+// Package store is the one database of a Keyholder: a SQLite file, or a
+// PostgreSQL database of which one process at a time is active. Either has one
 // writer that commits many callers' changes with one fsync. The packages
 // ledger, mailbox and facility keep their tables in it, so that a cut can end
 // rights, queues and sessions in a single transaction.
+//
+// Both databases run the same SQL: placeholders are ?, times and numbers are
+// BIGINT, a truth is 0 or 1, and ON CONFLICT DO UPDATE names its columns.
 package store
 
 import (
@@ -21,13 +25,15 @@ import (
 	"github.com/fds-keyholder/keyholder"
 )
 
-//go:embed schema/sqlite/*.sql
+//go:embed schema/*/*.sql
 var schema embed.FS
 
 // Store is an open database. Its methods are safe for concurrent use.
 type Store struct {
 	read  *sql.DB
 	write *sql.DB
+	begin func(context.Context, *sql.TxOptions) (*sql.Tx, error) // of the writing connection
+	lease *lease                                                 // nil for SQLite
 	queue chan *change
 	done  chan struct{} // closed when the writer has stopped
 
@@ -35,8 +41,8 @@ type Store struct {
 	closed bool
 }
 
-// Open opens the database file, creating it with mode 0600 if it is not
-// there, applies pending migrations and starts the writer.
+// Open opens the SQLite file, creating it with mode 0600 if it is not there,
+// applies pending migrations and starts the writer.
 func Open(ctx context.Context, path string) (*Store, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -49,16 +55,21 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := migrate(ctx, write); err != nil {
+	if err := migrate(ctx, write, goose.DialectSQLite3, "schema/sqlite"); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
 	read, err := openPool(path, "&_pragma=query_only(1)", 4)
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	s := &Store{read: read, write: write, queue: make(chan *change, maxBatch), done: make(chan struct{})}
-	go s.writer()
+	s := &Store{read: read, write: write, begin: write.BeginTx}
+	s.start()
 	return s, nil
+}
+
+func (s *Store) start() {
+	s.queue, s.done = make(chan *change, maxBatch), make(chan struct{})
+	go s.writer()
 }
 
 // openPool opens the file with the settings that "acknowledged means durable"
@@ -75,12 +86,12 @@ func openPool(path, extra string, conns int) (*sql.DB, error) {
 	return db, nil
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Sub(schema, "schema/sqlite")
+func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder string) error {
+	files, err := fs.Sub(schema, folder)
 	if err != nil {
 		return fmt.Errorf("read the schema: %w", err)
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	p, err := goose.NewProvider(dialect, db, files)
 	if err != nil {
 		return fmt.Errorf("read the schema: %w", err)
 	}
@@ -93,8 +104,19 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // Read returns the pool for queries. It refuses statements that write.
 func (s *Store) Read() *sql.DB { return s.read }
 
+// Lost returns a channel that is closed when the right to write is lost, which
+// can only happen to PostgreSQL: then nothing that was read of the database
+// before may be relied upon any longer, and every write fails with an error of
+// code Unavailable. All that is left to do is Close.
+func (s *Store) Lost() <-chan struct{} {
+	if s.lease == nil {
+		return nil
+	}
+	return s.lease.lost
+}
+
 // Close stops the writer after the changes already accepted are durable, and
-// closes the file. Later writes fail with an error of code Unavailable.
+// closes the database. Later writes fail with an error of code Unavailable.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -105,7 +127,11 @@ func (s *Store) Close() error {
 	close(s.queue)
 	s.mu.Unlock()
 	<-s.done
-	return errors.Join(s.read.Close(), s.write.Close())
+	errs := []error{s.read.Close()}
+	if s.lease != nil {
+		errs = append(errs, s.lease.close())
+	}
+	return errors.Join(append(errs, s.write.Close())...)
 }
 
 var errClosed = keyholder.Errorf(keyholder.Unavailable, "the server is stopping")

@@ -4,23 +4,26 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
-func open(t *testing.T) (*store.Store, string) {
+// Ensure that what holds of a store on SQLite holds on PostgreSQL.
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+
+func open(t *testing.T) (*store.Store, storetest.Database) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "keyholder.db")
-	s, err := store.Open(t.Context(), path)
+	d := storetest.New(t)
+	s, err := d.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return s, path
+	return s, d
 }
 
 func addOwner(key string) func(*store.Tx) error {
@@ -97,10 +100,10 @@ func TestAfterRunsOnlyOnSuccess(t *testing.T) {
 	}
 }
 
-// Ensure that what was acknowledged is there after reopening, that the file
-// is private, and that a closed store says it is unavailable.
+// Ensure that what was acknowledged is there after reopening, and that a
+// closed store says it is unavailable.
 func TestReopen(t *testing.T) {
-	s, path := open(t)
+	s, d := open(t)
 	if err := s.Write(t.Context(), addOwner("one")); err != nil {
 		t.Fatal(err)
 	}
@@ -110,17 +113,23 @@ func TestReopen(t *testing.T) {
 	if err := s.Write(t.Context(), addOwner("two")); keyholder.CodeOf(err) != keyholder.Unavailable {
 		t.Errorf("write after close: got %v, want unavailable", err)
 	}
-	info, err := os.Stat(path)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, err %v; want 0600", info.Mode(), err)
-	}
-	again, err := store.Open(t.Context(), path)
+	again, err := d.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again.Close()
 	if got := countOwners(t, again); got != 1 {
 		t.Errorf("got %d owners after reopening, want 1", got)
+	}
+}
+
+// Ensure that the file is private.
+func TestFileMode(t *testing.T) {
+	storetest.SQLiteOnly(t, "a PostgreSQL database is no file of ours")
+	_, d := open(t)
+	info, err := os.Stat(d.String())
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, err %v; want 0600", info.Mode(), err)
 	}
 }
 

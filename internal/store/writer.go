@@ -38,7 +38,8 @@ type change struct {
 // disk. Changes of concurrent callers share a commit; each has its own
 // savepoint, so an error of one undoes that one alone and is returned as it
 // is. A failed commit returns an error of code Unavailable to all that shared
-// it, and nothing of them remains. ctx is heeded until the change is
+// it, and nothing of them remains; only where the connection to PostgreSQL
+// breaks while it commits can the changes be there all the same. ctx is heeded until the change is
 // accepted; after that its outcome is awaited, so that an answer is never a
 // guess. do must use only its transaction and must not call Write.
 func (s *Store) Write(ctx context.Context, do func(*Tx) error) error {
@@ -69,6 +70,8 @@ func (s *Store) enqueue(ctx context.Context, c *change) error {
 	select {
 	case s.queue <- c:
 		return nil
+	case <-s.Lost():
+		return errLost
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -116,7 +119,7 @@ func (s *Store) waiting() (*change, bool) {
 
 // commit applies a batch and answers every caller.
 func (s *Store) commit(batch []*change) {
-	applied, err := s.apply(batch)
+	applied, err := s.applyLeased(batch)
 	for _, c := range applied {
 		if err == nil {
 			for _, f := range c.after {
@@ -127,10 +130,26 @@ func (s *Store) commit(batch []*change) {
 	}
 }
 
+// applyLeased is apply, where there is a lease under it: a failure may be the
+// first sign that it is lost, and then the callers are told no sooner than
+// everybody else.
+func (s *Store) applyLeased(batch []*change) ([]*change, error) {
+	if s.lease == nil {
+		return s.apply(batch)
+	}
+	s.lease.busy.Lock()
+	defer s.lease.busy.Unlock()
+	applied, err := s.apply(batch)
+	if err != nil {
+		s.lease.confirm()
+	}
+	return applied, err
+}
+
 // apply runs the batch in one transaction. Callers whose own change failed
 // are answered here; the rest are returned with the outcome of the commit.
 func (s *Store) apply(batch []*change) ([]*change, error) {
-	sqlTx, err := s.write.BeginTx(context.Background(), nil)
+	sqlTx, err := s.begin(context.Background(), nil)
 	if err != nil {
 		return batch, unavailable(err)
 	}
@@ -187,7 +206,7 @@ func runChange(tx *Tx, do func(*Tx) error) (err error) {
 
 func unavailable(err error) error {
 	return &keyholder.Error{Code: keyholder.Unavailable, Detail: "the database did not take the change",
-		Hint: "check the free space and the health of the disk, then try again", Err: err}
+		Hint: "check that the database runs, and the free space and health of its disk, then try again", Err: err}
 }
 
 func ignoreDone(err error) error {

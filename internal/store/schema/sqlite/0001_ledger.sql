@@ -1,4 +1,8 @@
 -- +goose Up
+-- Every change of the schema goes into this folder and into schema/postgres,
+-- under the same number; a test compares the two. INTEGER here is BIGINT
+-- there, BLOB is BYTEA.
+
 -- Rights. Times are Unix microseconds; 0 means "not". Identifiers are
 -- canonical UUIDs. Secrets, codes and refresh tokens stand here only as
 -- SHA-256 hashes, passwords as argon2id.
@@ -43,7 +47,8 @@ CREATE TABLE resource_servers (
 ) STRICT;
 
 CREATE TABLE secrets (
-  hash    BLOB PRIMARY KEY,
+  seq     INTEGER PRIMARY KEY, -- in the order of issue
+  hash    BLOB NOT NULL UNIQUE,
   client  TEXT NOT NULL, -- ID of an app, provider or resource server
   created INTEGER NOT NULL,
   retired INTEGER NOT NULL DEFAULT 0

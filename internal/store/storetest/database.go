@@ -1,0 +1,134 @@
+// Package storetest opens databases for tests: SQLite by default, and the
+// tests of a whole package once more on PostgreSQL.
+package storetest
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fds-keyholder/keyholder/internal/store"
+)
+
+// onPostgres is set in the process that runs tests once more. It holds the
+// address of the server for the databases of the tests.
+const onPostgres = "KEYHOLDER_TEST_ON_POSTGRES"
+
+// RunOnPostgres runs all tests of the package that calls it once more, on
+// PostgreSQL: New gives them databases there. It is called from a test of its
+// own, so that its outcome has a name.
+func RunOnPostgres(t *testing.T) {
+	t.Helper()
+	if os.Getenv(onPostgres) != "" {
+		t.Skip("this is that run")
+	}
+	address := Postgres(t)
+	args := []string{"-test.run=^Test", "-test.timeout=10m"}
+	if testing.Verbose() {
+		args = append(args, "-test.v")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), onPostgres+"="+address)
+	out, err := cmd.CombinedOutput()
+	if err != nil || testing.Verbose() {
+		t.Logf("%s", out)
+	}
+	if err != nil {
+		t.Errorf("the tests on PostgreSQL: %v", err)
+	}
+}
+
+// SQLiteOnly skips a test that makes sense on SQLite alone.
+func SQLiteOnly(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(onPostgres) != "" {
+		t.Skip(why)
+	}
+}
+
+// Database is where a store is, and stays when it is closed.
+type Database struct {
+	path string // of a SQLite file
+	dsn  string // of a PostgreSQL database
+}
+
+// New makes room for a database that ends with the test.
+func New(t testing.TB) Database {
+	t.Helper()
+	if server := os.Getenv(onPostgres); server != "" {
+		return Database{dsn: NewDSN(t, server)}
+	}
+	return Database{path: filepath.Join(t.TempDir(), "keyholder.db")}
+}
+
+// At is the inverse of [Database.String].
+func At(text string) Database {
+	if strings.HasPrefix(text, "postgres://") {
+		return Database{dsn: text}
+	}
+	return Database{path: text}
+}
+
+// String returns a text that names the database to another process.
+func (d Database) String() string { return d.path + d.dsn }
+
+// OnPostgres says whether it is on PostgreSQL.
+func (d Database) OnPostgres() bool { return d.dsn != "" }
+
+// Open opens the store.
+func (d Database) Open(ctx context.Context) (*store.Store, error) {
+	if d.dsn != "" {
+		return store.OpenPostgres(ctx, d.dsn, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	}
+	return store.Open(ctx, d.path)
+}
+
+// SQL opens the database beside the store, for what Keyholder itself never
+// does.
+func (d Database) SQL(t testing.TB) *sql.DB {
+	t.Helper()
+	driver, source := "sqlite", "file:"+d.path+"?_pragma=busy_timeout(10000)"
+	if d.dsn != "" {
+		driver, source = "pgx", d.dsn
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// NewDSN creates an empty database on a server and returns its DSN. It is
+// dropped when the test ends.
+func NewDSN(t testing.TB, server string) string {
+	t.Helper()
+	db, err := sql.Open("pgx", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	name := "keyholder_" + strings.ToLower(rand.Text())
+	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
+		t.Fatalf("create a database: %v", err)
+	}
+	t.Cleanup(func() {
+		if _, err := db.Exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Logf("drop a database: %v", err) // the server may be gone with it
+		}
+	})
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
