@@ -60,7 +60,7 @@ var imports = map[string][]string{
 	// Wiring, the binary, and what plays a user in the demo and in tests.
 	"internal/daemon": {
 		".", "guard", "internal/store", "internal/ledger", "internal/mailbox", "internal/facility", "internal/pki", "internal/keyring",
-		"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/console",
+		"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/console", "internal/keyfile",
 	},
 	"internal/visitor": {"."},
 	"cmd/keyholder":    {".", "guard", "client", "client/mqttpool", "conformance", "internal/daemon", "internal/pki", "internal/keyring", "internal/console", "internal/visitor"},

@@ -24,7 +24,7 @@ func hashOf(raw string) hash {
 	return sha256.Sum256(buf[:copy(buf[:], raw)])
 }
 
-// cache remembers verified tokens until they expire, the least recently used
+// cache remembers verified tokens, mostly until they expire, the least recently used
 // ones being given up first.
 type cache struct {
 	parts [shards]part
@@ -42,6 +42,7 @@ type part struct {
 type entry struct {
 	hash       hash
 	token      keyholder.Token
+	until      time.Time // when it must be verified anew
 	prev, next *entry
 }
 
@@ -59,7 +60,7 @@ func newCache(size int) *cache {
 	return c
 }
 
-// get returns a remembered token that has not expired at the time now.
+// get returns a token that may be taken as verified at the time now.
 func (c *cache) get(h hash, now time.Time) (keyholder.Token, bool) {
 	p := &c.parts[h[0]%shards]
 	p.mu.Lock()
@@ -68,7 +69,7 @@ func (c *cache) get(h hash, now time.Time) (keyholder.Token, bool) {
 	if !ok {
 		return keyholder.Token{}, false
 	}
-	if !now.Before(e.token.Expires) {
+	if !now.Before(e.until) {
 		p.remove(e)
 		return keyholder.Token{}, false
 	}
@@ -77,8 +78,8 @@ func (c *cache) get(h hash, now time.Time) (keyholder.Token, bool) {
 	return e.token, true
 }
 
-// put remembers a verified token.
-func (c *cache) put(h hash, t keyholder.Token) {
+// put remembers a verified token until a time.
+func (c *cache) put(h hash, t keyholder.Token, until time.Time) {
 	p := &c.parts[h[0]%shards]
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +92,7 @@ func (c *cache) put(h hash, t keyholder.Token) {
 	for len(p.entries) >= p.limit {
 		p.remove(p.root.prev)
 	}
-	e := &entry{hash: h, token: t}
+	e := &entry{hash: h, token: t, until: until}
 	p.entries[h] = e
 	p.pushFront(e)
 }

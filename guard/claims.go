@@ -44,22 +44,30 @@ func registeredClaims() []string {
 // section 2.2 requires must be there, once and of the right type; unknown
 // claims are ignored. The subscription ID may be missing, since a token for
 // ingestion has none; if it is there it must be one canonical UUID.
-func parseClaims(payload []byte, subscriptionClaim string) (claims, error) {
+func parseClaims(payload []byte, subscriptionClaim string, d dialect) (claims, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(payload, &raw); err != nil || raw == nil {
 		return claims{}, refuse("its content is not one JSON object without repeated names")
 	}
 	r := reader{raw: raw}
+	d.mark(&r)
+	return r.claims(subscriptionClaim, d, true)
+}
+
+// claims reads a token. Where it is not self-contained but the answer of an
+// introspection (RFC 7662 section 2.2), the issuer vouches for who it is from
+// and since when, and need not say so.
+func (r *reader) claims(subscriptionClaim string, d dialect, selfContained bool) (claims, error) {
 	c := claims{
 		token: keyholder.Token{
-			Issuer:       r.text("iss", true),
-			Subject:      r.text("sub", true),
-			ClientID:     r.text("client_id", true),
-			ID:           r.text("jti", true),
+			Issuer:       r.text("iss", selfContained),
+			Subject:      r.text("sub", selfContained),
+			ClientID:     r.text(d.client, true),
+			ID:           r.text(d.id, selfContained),
 			Grant:        keyholder.GrantID(r.text("grant_id", false)),
 			Subscription: r.subscription(subscriptionClaim),
-			Scope:        r.scope(),
-			IssuedAt:     r.time("iat", true),
+			Scope:        r.scopeOf(d.scope),
+			IssuedAt:     r.time("iat", selfContained),
 			Expires:      r.time("exp", true),
 			Bound:        r.confirmation(),
 		},
@@ -136,20 +144,6 @@ func (r *reader) subscription(name string) keyholder.SubscriptionID {
 		r.fail(name)
 	}
 	return id
-}
-
-// scope reads the space-separated list of RFC 8693 section 4.2.
-func (r *reader) scope() []string {
-	var s string
-	if !r.decode("scope", false, &s) || s == "" {
-		return nil
-	}
-	list := strings.Split(s, " ")
-	if len(list) > maxScopes {
-		r.fail("scope")
-		return nil
-	}
-	return list
 }
 
 // audience reads aud, one string or a list of them (RFC 7519 section 4.1.3).

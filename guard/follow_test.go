@@ -76,8 +76,7 @@ func (f *fabric) token(sub keyholder.SubscriptionID) string {
 func (f *fabric) follow(grace time.Duration) {
 	f.t.Helper()
 	client := f.HTTP()
-	transport := client.Transport.(*http.Transport)
-	transport.DialContext = f.line.dial
+	transport(client).DialContext = f.line.dial
 	var err error
 	f.follower, err = guard.Follow(f.t.Context(), guard.FollowConfig{
 		Issuer: f.Issuer, ClientID: string(f.server.ID), Secret: f.password, Client: client, Grace: grace})
@@ -95,6 +94,8 @@ func (f *fabric) follow(grace time.Duration) {
 	})))
 	f.t.Cleanup(f.api.Close)
 }
+
+func transport(c *http.Client) *http.Transport { return c.Transport.(*http.Transport) }
 
 // read asks the API with the token of a subscription.
 func (f *fabric) read(i int) int {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -45,8 +44,22 @@ type Config struct {
 	// is called for each token that is not in the cache, by several
 	// goroutines at once. An [keyholder.Error] of code Denied or NotFound
 	// means that there is no such key; any other error that the keys cannot
-	// be had now, which the guard reports as Unavailable. Required.
+	// be had now, which the guard reports as Unavailable. Either Keys or
+	// Introspection is required.
 	Keys func(ctx context.Context, kid string) (crypto.PublicKey, error)
+
+	// Introspection, instead of Keys, makes the guard ask the issuer what a
+	// token is worth, whatever its form.
+	Introspection *Introspection
+
+	// Dialect says how the issuer writes its tokens. Empty means RFC9068.
+	Dialect Dialect
+
+	// Client returns the ID of the app or provider that a client of the
+	// issuer stands for, empty if none: then the token is refused. It is
+	// asked on every use of a token and must be fast. Nil means that the
+	// issuer's client IDs are those of apps and providers.
+	Client func(clientID string) string
 
 	// Algorithms lists the allowed signature algorithms of RFC 7518 and
 	// RFC 8037: ES256, ES384, ES512, EdDSA, PS256, RS256. Empty means ES256
@@ -88,6 +101,8 @@ type Config struct {
 type Guard struct {
 	cfg         Config
 	algorithms  []jose.SignatureAlgorithm
+	dialect     dialect
+	asker       *introspector // nil: tokens are verified by their signature
 	cache       *cache
 	endings     endings
 	thumbprints thumbprints
@@ -101,8 +116,8 @@ func New(cfg Config) (*Guard, error) {
 		return nil, keyholder.Errorf(keyholder.Invalid, "the guard has no issuer to trust")
 	case (cfg.Audience == "") == (cfg.AudienceFor == nil):
 		return nil, keyholder.Errorf(keyholder.Invalid, "the guard needs either an audience or a function that names it")
-	case cfg.Keys == nil:
-		return nil, keyholder.Errorf(keyholder.Invalid, "the guard has no source of keys").
+	case (cfg.Keys == nil) == (cfg.Introspection == nil):
+		return nil, keyholder.Errorf(keyholder.Invalid, "the guard needs either a source of keys or introspection").
 			WithHint("use guard.FetchKeys")
 	case cfg.Leeway > maxLeeway:
 		return nil, keyholder.Errorf(keyholder.Invalid, "a leeway of more than %s is not safe", maxLeeway)
@@ -112,7 +127,14 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.SubscriptionClaim == "" {
 		cfg.SubscriptionClaim = defaultClaim
 	}
-	if slices.Contains(registeredClaims(), cfg.SubscriptionClaim) {
+	if cfg.Dialect == "" {
+		cfg.Dialect = RFC9068
+	}
+	d, known := dialects()[cfg.Dialect]
+	if !known {
+		return nil, keyholder.Errorf(keyholder.Invalid, "unknown dialect of access tokens")
+	}
+	if slices.Contains(append(registeredClaims(), d.names()...), cfg.SubscriptionClaim) {
 		return nil, keyholder.Errorf(keyholder.Invalid, "the claim of the subscription ID has another meaning in RFC 9068")
 	}
 	if len(cfg.Algorithms) == 0 {
@@ -144,7 +166,17 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Guard{cfg: cfg, algorithms: algorithms, cache: newCache(cfg.CacheSize)}, nil
+	g := &Guard{cfg: cfg, algorithms: algorithms, dialect: d, cache: newCache(cfg.CacheSize)}
+	if i := cfg.Introspection; i != nil {
+		if cfg.Dialect != RFC9068 {
+			return nil, keyholder.Errorf(keyholder.Invalid, "the answer of an introspection has no dialect: RFC 7662 names its members")
+		}
+		if err := checkClient(cfg.Issuer, i.ClientID); err != nil {
+			return nil, err
+		}
+		g.asker = newIntrospector(cfg.Issuer, i.ClientID, i.Secret, i.HTTP)
+	}
+	return g, nil
 }
 
 // Verify returns the content of a raw access token after checking its form,
@@ -163,10 +195,22 @@ func (g *Guard) Verify(ctx context.Context, raw string) (keyholder.Token, error)
 	t, ok := g.cache.get(sum, now)
 	if !ok {
 		var err error
-		if t, err = g.verify(ctx, raw, now); err != nil {
+		var until time.Time
+		if g.asker == nil {
+			t, err = g.verify(ctx, raw, now)
+			until = t.Expires
+		} else {
+			t, until, err = g.introspect(ctx, raw, now)
+		}
+		if err != nil {
 			return keyholder.Token{}, err
 		}
-		g.cache.put(sum, t)
+		g.cache.put(sum, t, until)
+	}
+	if g.cfg.Client != nil {
+		if t.ClientID = g.cfg.Client(t.ClientID); t.ClientID == "" {
+			return keyholder.Token{}, refuse("its client is not registered here")
+		}
 	}
 	if g.endings.has(t) || g.cfg.Ended != nil && g.cfg.Ended(t) {
 		return keyholder.Token{}, refuse("it was ended")
@@ -189,7 +233,7 @@ func (g *Guard) verify(ctx context.Context, raw string, now time.Time) (keyholde
 		return keyholder.Token{}, refuse("it is not a JWS with an allowed algorithm")
 	}
 	header := jws.Signatures[0].Protected
-	if err := checkHeader(header); err != nil {
+	if err := checkHeader(header, g.dialect); err != nil {
 		return keyholder.Token{}, err
 	}
 	key, err := g.key(ctx, header.KeyID)
@@ -203,7 +247,7 @@ func (g *Guard) verify(ctx context.Context, raw string, now time.Time) (keyholde
 	if err != nil {
 		return keyholder.Token{}, refuse("its signature is wrong")
 	}
-	c, err := parseClaims(payload, g.cfg.SubscriptionClaim)
+	c, err := parseClaims(payload, g.cfg.SubscriptionClaim, g.dialect)
 	if err != nil {
 		return keyholder.Token{}, err
 	}
@@ -257,14 +301,13 @@ func (g *Guard) checkClaims(c claims, now time.Time) error {
 // checkHeader checks the protected header: the type, so that no ID token
 // passes for an access token (RFC 9068 section 4), a key ID, and no
 // extension that changes how the signature is to be read.
-func checkHeader(h jose.Header) error {
+func checkHeader(h jose.Header, d dialect) error {
 	typ, _ := h.ExtraHeaders[jose.HeaderType].(string)
-	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
 	_, critical := h.ExtraHeaders["crit"]
 	_, encoding := h.ExtraHeaders["b64"]
 	switch {
-	case typ != "at+jwt":
-		return refuse("its type is not at+jwt")
+	case !d.typeAccepted(typ):
+		return refuse("its type is not that of an access token")
 	case h.KeyID == "" || len(h.KeyID) > maxKeyID:
 		return refuse("it names no key")
 	case critical || encoding:

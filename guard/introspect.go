@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,66 @@ const (
 	// cannot be turned into a flood of requests.
 	maxAsking = 32
 )
+
+// introspectionMemory is how long an answer is used by a guard that
+// introspects every token; a token that its issuer has revoked is taken for
+// that long. What the caller's Permit function asks is asked each time.
+const introspectionMemory = 10 * time.Second
+
+// Introspection says as whom a guard asks the issuer about tokens (RFC 7662).
+// An answer is used for ten seconds at most.
+type Introspection struct {
+	// ClientID and Secret are sent by HTTP Basic authentication. Without a
+	// secret the client is authenticated by the certificate that HTTP
+	// presents.
+	ClientID, Secret string
+	// HTTP is as for [Discover].
+	HTTP *http.Client
+}
+
+// introspect is Verify without the cache, by introspection. It also returns
+// until when the answer may be used.
+func (g *Guard) introspect(ctx context.Context, raw string, now time.Time) (keyholder.Token, time.Time, error) {
+	if raw == "" {
+		return keyholder.Token{}, time.Time{}, refuse("it is empty")
+	}
+	answer, err := g.asker.ask(ctx, raw)
+	if err != nil {
+		return keyholder.Token{}, time.Time{}, err
+	}
+	r := reader{raw: answer}
+	noRefreshToken(&r)
+	c, err := r.claims(g.cfg.SubscriptionClaim, g.dialect, false)
+	if err != nil {
+		return keyholder.Token{}, time.Time{}, err
+	}
+	if c.token.Issuer == "" {
+		c.token.Issuer = g.cfg.Issuer
+	}
+	if c.token.IssuedAt.IsZero() {
+		c.token.IssuedAt = now
+	}
+	if err := g.checkClaims(c, now); err != nil {
+		return keyholder.Token{}, time.Time{}, err
+	}
+	until := now.Add(introspectionMemory)
+	if c.token.Expires.Before(until) {
+		until = c.token.Expires
+	}
+	return c.token, until, nil
+}
+
+// noRefreshToken refuses an answer that says it is about another token than an
+// access token: RFC 7662 lets issuers call those active, too.
+func noRefreshToken(r *reader) {
+	for name, want := range map[string][]string{
+		"token_type": {"bearer", "dpop"}, "token_use": {"access_token"}, "typ": {"bearer", "at+jwt"},
+	} {
+		if _, ok := r.raw[name]; ok && !slices.Contains(want, strings.ToLower(r.text(name, true))) {
+			r.fail(name)
+		}
+	}
+}
 
 // introspector asks an issuer what a token is worth (RFC 7662).
 type introspector struct {
@@ -55,6 +116,9 @@ func (i *introspector) ask(ctx context.Context, raw string) (map[string]json.Raw
 	}
 	body, err := i.post(ctx, endpoint, raw)
 	if err != nil {
+		if errors.Is(err, errToken) {
+			return nil, err
+		}
 		i.forget()
 		return nil, unavailable("the authorization server cannot be asked about the token", err)
 	}
@@ -115,14 +179,21 @@ func (i *introspector) post(ctx context.Context, endpoint, raw string) ([]byte, 
 		return nil, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read from
-	if resp.StatusCode != http.StatusOK {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	var refusal struct {
+		Code string `json:"error"`
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("introspect a token: %w", err)
+	case len(body) > maxDocument:
+		return nil, errors.New("introspect a token: the answer is too long")
+	case resp.StatusCode == http.StatusBadRequest && json.Unmarshal(body, &refusal) == nil && refusal.Code == "unsupported_token_type":
+		return nil, refuse("the issuer does not introspect tokens of its kind")
+	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("introspect a token: status %d", resp.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	if err == nil && len(body) > maxDocument {
-		err = errors.New("introspect a token: the answer is too long")
-	}
-	return body, err
+	return body, nil
 }
 
 // setBasic sets credentials of a client, both form-encoded (RFC 6749 2.3.1).

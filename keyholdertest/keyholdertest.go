@@ -5,6 +5,7 @@
 package keyholdertest
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,6 +81,18 @@ func (s *Server) Restart() {
 	s.t.Helper()
 	s.stop()
 	s.start()
+}
+
+// TrustExternal makes the Web API take the tokens of an external
+// authorization server instead of our own, and restarts. external is the
+// value of auth.external in keyholder.yaml, as JSON.
+func (s *Server) TrustExternal(external string) {
+	s.t.Helper()
+	text := bytes.Replace(daemon.DefaultConfig, []byte("\nauth: {}\n"), []byte("\nauth: {external: "+external+"}\n"), 1)
+	c, err := daemon.ParseConfig(text)
+	s.check(err)
+	s.config.Auth = c.Auth
+	s.Restart()
 }
 
 func (s *Server) check(err error) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,6 +34,11 @@ func (s *Server) readMetadata() ([]byte, error) {
 	doc["request_uri_parameter_supported"] = false
 	doc["request_parameter_supported"] = false
 	doc["claims_parameter_supported"] = false
+	if s.external {
+		keep := []string{"issuer", "jwks_uri", "keyholder_endings_endpoint"}
+		maps.DeleteFunc(doc, func(name string, _ any) bool { return !slices.Contains(keep, name) })
+		doc["response_types_supported"] = []string{} // required by RFC 8414
+	}
 	b, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("authorization server: write metadata: %w", err)

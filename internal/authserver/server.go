@@ -53,6 +53,10 @@ type Config struct {
 	// SubscriptionClaim names the claim that carries the subscription ID.
 	// Empty: subscription_id.
 	SubscriptionClaim string
+	// External says that another authorization server issues the tokens. Then
+	// this one serves only what does not depend on who does: the keys of
+	// receipts, the authority, and the feed of endings.
+	External bool
 	// RefreshLifetime is how long an unused refresh token lives; each use
 	// begins it anew. 0: 30 days.
 	RefreshLifetime time.Duration
@@ -70,6 +74,7 @@ type Server struct {
 	audiences []string
 	claim     string
 	refresh   time.Duration
+	external  bool
 	log       *slog.Logger
 	now       func() time.Time
 
@@ -99,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		ledger: cfg.Ledger, authority: cfg.Authority, keys: cfg.Keyring, issuer: cfg.Issuer,
 		audiences: cfg.Audiences, claim: cfg.SubscriptionClaim, refresh: cfg.RefreshLifetime,
-		log: cfg.Log, now: cfg.Now,
+		external: cfg.External, log: cfg.Log, now: cfg.Now,
 	}
 	if s.claim == "" {
 		s.claim = "subscription_id"
@@ -148,12 +153,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /.well-known/openid-configuration", s.serveMetadata)
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", s.serveMetadata)
 	mux.Handle("GET /jwks", s.library)
-	mux.HandleFunc("GET /authorize", s.serveAuthorize)
-	mux.HandleFunc("POST /authorize", s.serveAuthorize)
-	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)
-	mux.HandleFunc("POST /authorize/{session}", s.serveInteraction)
-	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush} {
-		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })
+	if !s.external {
+		s.routeTokens(mux)
 	}
 	mux.HandleFunc("GET /"+string(endpointEndings), s.serveEndings)
 	mux.HandleFunc("GET /pki/root.pem", s.serveRoot)
@@ -162,6 +163,17 @@ func (s *Server) routes() http.Handler {
 		writeProblem(w, http.StatusNotFound, "nothing is served at this address")
 	})
 	return secureHeaders(mux)
+}
+
+// routeTokens adds what it takes to issue tokens.
+func (s *Server) routeTokens(mux *http.ServeMux) {
+	mux.HandleFunc("GET /authorize", s.serveAuthorize)
+	mux.HandleFunc("POST /authorize", s.serveAuthorize)
+	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)
+	mux.HandleFunc("POST /authorize/{session}", s.serveInteraction)
+	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush} {
+		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })
+	}
 }
 
 // secureHeaders sets what holds for every answer; pages add their own policy.

@@ -40,8 +40,11 @@ type Config struct {
 		API  string `yaml:"api"`
 		MQTT string `yaml:"mqtt"`
 	} `yaml:"listen"`
-	Issuer   string `yaml:"issuer"`
-	API      string `yaml:"api"`
+	Issuer string `yaml:"issuer"`
+	API    string `yaml:"api"`
+	Auth   struct {
+		External *External `yaml:"external"` // nil: our own authorization server issues the tokens
+	} `yaml:"auth"`
 	Webhooks struct {
 		AllowPrivate bool `yaml:"allow_private"`
 	} `yaml:"webhooks"`
@@ -103,6 +106,9 @@ func (c *Config) check() error {
 			return keyholder.Errorf(keyholder.Invalid, "%s is not an https address without query, fragment and final slash", key)
 		}
 	}
+	if c.Auth.External != nil {
+		return c.Auth.External.check()
+	}
 	return nil
 }
 
@@ -127,8 +133,12 @@ func keys(t reflect.Type) []string {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		out = append(out, f.Tag.Get("yaml"))
-		if f.Type.Kind() == reflect.Struct {
-			out = append(out, keys(f.Type)...)
+		inner := f.Type
+		if inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct {
+			out = append(out, keys(inner)...)
 		}
 	}
 	return out

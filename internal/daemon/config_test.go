@@ -33,6 +33,19 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"address", strings.Replace(def, "127.0.0.1:8883", "8883", 1), "listen.mqtt", ""},
 		{"issuer", strings.Replace(def, `issuer: ""`, `issuer: "http://x"`, 1), "issuer", ""},
 		{"wrong type", strings.Replace(def, "allow_private: false", "allow_private: maybe", 1), "cannot be read", ""},
+		{"external: strange key", external("jwks: x"), `"jwks"`, ""},
+		{"external: misspelt key", external("sbscription_claim: x"), `"sbscription_claim"`, `"subscription_claim"`},
+		{"external: plain issuer", strings.Replace(external(""), "https://login", "http://login", 1), "auth.external.issuer", "metadata"},
+		{"external: no tokens", strings.Replace(external(""), "tokens: rfc9068", "tokens: ''", 1), "auth.external.tokens", "introspection"},
+		{"external: unknown tokens", strings.Replace(external(""), "rfc9068", "saml", 1), "form of access tokens", "keycloak"},
+		{"external: symmetric algorithm", external("algorithms: [HS256]"), "algorithms", "ES256"},
+		{"external: lifetime", external("max_lifetime: 25h"), "max_lifetime", ""},
+		{"external: no clients", strings.Replace(external(""), "{cleaner: 6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30}", "{}", 1), "clients", "app"},
+		{"external: client of no ID", strings.Replace(external(""), "6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30", "cleaner", 1), "clients", "list"},
+		{"external: two clients of one app", strings.Replace(external(""), "{cleaner", "{tidy: 6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30, cleaner", 1), "twice", ""},
+		{"external: secret for signed tokens", external("secret_file: x"), "introspection", ""},
+		{"external: introspection without secret", strings.Replace(external("client_id: x"), "rfc9068", "introspection", 1), "secret_file", ""},
+		{"external: introspection with algorithms", strings.Replace(external("client_id: x, secret_file: x, algorithms: [ES256]"), "rfc9068", "introspection", 1), "algorithms", ""},
 		{"no YAML", "\x00", "cannot be read", ""},
 		{"two documents", def + "\n---\ntls: strict\n", "more than one", ""},
 		{"duplicate key", def + "\ntls: strict\n", "cannot be read", ""},
@@ -45,6 +58,36 @@ func TestParseConfigRefuses(t *testing.T) {
 		}
 		if !strings.Contains(e.Detail, tt.detail) || !strings.Contains(e.Hint, tt.hint) {
 			t.Errorf("%s: got %q, hint %q", tt.name, e.Detail, e.Hint)
+		}
+	}
+}
+
+// external is the default configuration with an external authorization
+// server, and more keys of it.
+func external(more string) string {
+	return strings.Replace(string(daemon.DefaultConfig), "\nauth: {}\n", `
+auth: {external: {issuer: https://login.example/realms/x, tokens: rfc9068, clients: {cleaner: 6f1e9a52-3c1b-4f0e-9b7d-2a5c8d4e1f30}, `+more+`}}
+`, 1)
+}
+
+// Ensure that the external authorization server of the comments is accepted,
+// and that what its keys may hold is.
+func TestExternalConfig(t *testing.T) {
+	def := string(daemon.DefaultConfig)
+	_, block, found := strings.Cut(def, "\nauth: {}\n")
+	block, _, _ = strings.Cut(block, "\n\n")
+	commented := strings.Replace(def, "auth: {}", "auth:\n"+strings.ReplaceAll("\n"+block, "\n# ", "\n "), 1)
+	c, err := daemon.ParseConfig([]byte(commented))
+	if err != nil || !found || c.Auth.External == nil || c.Auth.External.Tokens != "rfc9068" || len(c.Auth.External.Clients) != 1 {
+		t.Errorf("the commented example: %v, %+v", err, c.Auth.External)
+	}
+	for name, text := range map[string]string{
+		"signed":        external("algorithms: [ES256, PS256, RS256, EdDSA], max_lifetime: 90m, subscription_claim: fds"),
+		"dialect":       strings.Replace(external(""), "rfc9068", "entra", 1),
+		"introspection": strings.Replace(external("client_id: x, secret_file: y"), "rfc9068", "introspection", 1),
+	} {
+		if _, err := daemon.ParseConfig([]byte(text)); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

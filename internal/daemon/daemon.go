@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -111,8 +112,12 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.store, err = store.Open(ctx, filepath.Join(o.Dir, databaseName)); err != nil {
 		return err
 	}
+	var lifetime time.Duration // of tokens; 0: of our own
+	if e := o.Config.Auth.External; e != nil {
+		lifetime = cmp.Or(e.MaxLifetime, time.Hour)
+	}
 	if d.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: d.store, Now: o.Now, Log: d.log,
+		Store: d.store, Now: o.Now, Log: d.log, TokenLifetime: lifetime,
 		Sign: func(p []byte) (string, error) { return d.keys.Sign(p, keyholder.ReceiptType) },
 	}); err != nil {
 		return err
@@ -163,17 +168,18 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if _, err := id.certificate(nil); err != nil {
 		return err
 	}
-	g, err := guard.New(guard.Config{
-		Issuer: d.Issuer, Audience: d.API, Keys: d.publicKey, Now: o.Now,
-		Ended: d.ledger.TokenEnded,
-	})
+	trusted, err := d.guardConfig(o)
 	if err != nil {
 		return err
 	}
-	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, Log: d.log, Now: o.Now}); err != nil {
+	g, err := guard.New(trusted)
+	if err != nil {
 		return err
 	}
-	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: d.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
+	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, External: o.Config.Auth.External != nil, Log: d.log, Now: o.Now}); err != nil {
+		return err
+	}
+	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: trusted.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
 	if err != nil {
 		return err
 	}

@@ -30,11 +30,14 @@ func (a *API) describe(issuer, base string) error {
 	if issuer == "" && base == "" {
 		return nil
 	}
-	for name, address := range map[string]string{"issuer": issuer, "base URL": base} {
-		u, err := url.Parse(address)
-		if err != nil || u.Scheme != "https" || u.Host == "" || u.String() != "https://"+u.Host || strings.ContainsAny(address, "\"\\@") {
-			return errors.New("open the web api: the " + name + " is not of the form https://host[:port]")
-		}
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.String() != "https://"+u.Host || strings.ContainsAny(base, "\"\\@") {
+		return errors.New("open the web api: the base URL is not of the form https://host[:port]")
+	}
+	// An issuer may have a path (RFC 8414 2).
+	u, err = url.Parse(issuer)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("open the web api: the issuer is not an https URL without query and fragment")
 	}
 	doc, err := json.MarshalIndent(resourceMetadata{
 		Resource: base, AuthorizationServers: []string{issuer},
