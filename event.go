@@ -28,6 +28,7 @@ const (
 	EventMessagesExpired     EventKind = "mailbox.expired"
 	EventMessageDamaged      EventKind = "mailbox.damaged"
 	EventKeyRotated          EventKind = "key.rotated"
+	EventKeyEnded            EventKind = "key.ended"
 	EventCut                 EventKind = "cut"
 	EventDenied              EventKind = "denied"
 )

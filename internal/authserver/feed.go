@@ -164,7 +164,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, position int64, 
 		if err := c.Flush(); err != nil {
 			return fmt.Errorf("write to the follower: %w", err)
 		}
-		if len(list) == feedPiece {
+		if len(list) >= feedPiece {
 			continue
 		}
 		select {

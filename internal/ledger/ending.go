@@ -3,10 +3,12 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/store"
 )
 
 // endings is what ended so recently that an access token resting on it could
@@ -15,8 +17,9 @@ import (
 type endings struct {
 	byKey   map[string]time.Time
 	list    []keyholder.Ending
-	first   int64         // position of list[0]; positions count all endings since the start
-	changed chan struct{} // closed and replaced when something is added
+	keys    []keyholder.Ending // the signing keys among them: never forgotten
+	first   int64              // position of list[0]; positions count all endings since the start
+	changed chan struct{}      // closed and replaced when something is added
 }
 
 func newEndings() endings {
@@ -27,7 +30,8 @@ func newEndings() endings {
 func (e *endings) add(added []keyholder.Ending, before time.Time) {
 	n := 0
 	for ; n < len(e.list) && e.list[n].At.Before(before); n++ {
-		if key := e.list[n].Key(); e.byKey[key].Equal(e.list[n].At) {
+		key := e.list[n].Key()
+		if e.list[n].Kind != keyholder.EndedKey && e.byKey[key].Equal(e.list[n].At) {
 			delete(e.byKey, key)
 		}
 	}
@@ -38,6 +42,9 @@ func (e *endings) add(added []keyholder.Ending, before time.Time) {
 	}
 	for _, a := range added {
 		e.byKey[a.Key()] = a.At
+		if a.Kind == keyholder.EndedKey {
+			e.keys = append(e.keys, a)
+		}
 	}
 	e.list = append(e.list, added...)
 	close(e.changed)
@@ -45,12 +52,17 @@ func (e *endings) add(added []keyholder.Ending, before time.Time) {
 }
 
 // after returns up to limit endings from a position on, and the position
-// after them.
+// after them. From the beginning, and for a reader who is so far behind that
+// some were forgotten, all keys come first.
 func (e *endings) after(position int64, limit int) ([]keyholder.Ending, int64) {
 	from := min(max(position-e.first, 0), int64(len(e.list)))
 	list := e.list[from:]
-	list = slices.Clone(list[:min(limit, len(list))])
-	return list, e.first + from + int64(len(list))
+	list = list[:min(limit, len(list))]
+	next := e.first + from + int64(len(list))
+	if position <= 0 || position < e.first {
+		return slices.Concat(e.keys, list), next
+	}
+	return slices.Clone(list), next
 }
 
 // TokenEnded says whether something that an access token rests on has ended,
@@ -76,13 +88,34 @@ func (l *Ledger) GrantEnded(id keyholder.GrantID) bool {
 // Endings returns, in order, up to limit of the endings from a position on
 // that an unexpired access token could rest on, the position to go on from,
 // and a channel that is closed when there is more. Position 0 is the
-// beginning; positions are good until the ledger is closed, and no ending
-// that still matters is ever passed over.
+// beginning, where all ended keys come before the limit counts; positions are
+// good until the ledger is closed, and no ending that still matters is ever
+// passed over.
 func (l *Ledger) Endings(position int64, limit int) (list []keyholder.Ending, next int64, more <-chan struct{}) {
 	l.view.mu.RLock()
 	defer l.view.mu.RUnlock()
 	list, next = l.view.endings.after(position, limit)
 	return list, next, l.view.endings.changed
+}
+
+// EndKey records that a signing key was retired before its time: every token
+// it signed is refused from then on, for ever. To take the key out of use is
+// the keyring's part. Ending an ended key does nothing.
+func (l *Ledger) EndKey(ctx context.Context, actor, kid, reason string) error {
+	return l.store.WriteAlone(ctx, func(tx *store.Tx) error {
+		at := l.Now()
+		result, err := tx.Exec("INSERT INTO ended_keys (kid, ended) VALUES (?, ?) ON CONFLICT DO NOTHING", kid, micros(at))
+		if err != nil {
+			return fmt.Errorf("end a key: %w", err)
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		tx.After(func() {
+			l.view.set(func() { l.addEndings(at, endingsOf(keyholder.EndedKey, []string{kid}, at)) })
+		})
+		return l.Append(tx, keyholder.EventKeyEnded, actor, kid, detail{"reason": reason})
+	})
 }
 
 // addEndings remembers endings. The caller holds the lock of the view.
@@ -151,6 +184,15 @@ func (l *Ledger) loadEndings(ctx context.Context) error {
 		note(keyholder.EndedGrant, id, fromMicros(ended))
 		return err
 	}, micros(before)); err != nil {
+		return err
+	}
+	if err := l.each(ctx, "SELECT kid, ended FROM ended_keys", func(scan scanner) error {
+		var kid string
+		var ended int64
+		err := scan(&kid, &ended)
+		out = append(out, keyholder.Ending{Kind: keyholder.EndedKey, ID: kid, At: fromMicros(ended)})
+		return err
+	}); err != nil {
 		return err
 	}
 	slices.SortFunc(out, func(a, b keyholder.Ending) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })

@@ -142,3 +142,47 @@ func TestEndingsInOrder(t *testing.T) {
 		t.Errorf("what the reader got (-want +got):\n%s", d)
 	}
 }
+
+// Ensure that the end of a signing key is never forgotten and always told
+// first, and audited once.
+func TestEndKey(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	for range 2 {
+		if err := b.EndKey(t.Context(), ledger.Administrator, "stolen", "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		if !b.TokenEnded(keyholder.Token{Key: "stolen"}) || b.TokenEnded(keyholder.Token{Key: "sound"}) {
+			t.Errorf("%s: the wrong keys have ended", when)
+		}
+		if list, _, _ := b.Endings(0, 1); len(list) == 0 || list[0].Kind != keyholder.EndedKey || list[0].ID != "stolen" {
+			t.Errorf("%s: told first %v", when, list)
+		}
+	}
+	check("at once")
+	b.clock.add(365 * 24 * time.Hour)
+	if err := b.EndGrant(t.Context(), ledger.System, p.grant, "test"); err != nil { // forgets what is old
+		t.Fatal(err)
+	}
+	check("after a year")
+	if list, next := b.endings(); len(list) != 2 {
+		t.Errorf("all there is: %v", list)
+	} else if more, _, _ := b.Endings(next, 10); len(more) != 0 {
+		t.Errorf("told again: %v", more)
+	}
+	b.close()
+	b.open()
+	check("after a restart")
+	n := 0
+	for _, e := range must(b.Audit(t.Context(), 0, 1000)) {
+		if e.Kind == keyholder.EventKeyEnded && e.Subject == "stolen" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d audit rows, want 1", n)
+	}
+}
