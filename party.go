@@ -28,10 +28,11 @@ type Provider struct {
 
 // Owner is a resource owner: the customer whose devices and spaces they are.
 type Owner struct {
-	ID      OwnerID   `json:"id"`
-	Key     string    `json:"key"` // short unique name used by people and files
-	Name    string    `json:"name"`
-	Created time.Time `json:"created"`
+	ID      OwnerID      `json:"id"`
+	Key     string       `json:"key"` // short unique name used by people and files
+	Name    string       `json:"name"`
+	Factor  FactorPolicy `json:"factor"` // whether its users need a second factor
+	Created time.Time    `json:"created"`
 }
 
 // User is a person of an owner who signs in once (FDS 2.6.5.1).
@@ -41,6 +42,7 @@ type User struct {
 	Login    string    `json:"login"`
 	Created  time.Time `json:"created"`
 	Disabled time.Time `json:"disabled,omitzero"`
+	Renewed  time.Time `json:"renewed,omitzero"` // when the password was last replaced: earlier sign-ins have ended
 }
 
 // App is a client application.

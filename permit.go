@@ -232,6 +232,41 @@ func PermitPush(t Token, presented Thumbprint, expected SubscriptionID, now time
 	return allow(W8)
 }
 
+// PermitSignIn decides whether the factors that a user has presented sign them
+// in (FDS 2.6.5.1: the owner's user signs in once). A passkey is enough: the
+// device has verified the user before it signed. A password is enough only
+// where no second factor is set up and none is required.
+func PermitSignIn(u User, presented []Factor, set Factors, policy FactorPolicy) Verdict {
+	has := func(f Factor) bool { return slices.Contains(presented, f) }
+	switch {
+	case u.ID == "" || !u.Disabled.IsZero():
+		return deny(W5, "no user in force")
+	case slices.ContainsFunc(presented, Factor.IsPasskey):
+		return allow(W5)
+	case !has(FactorPassword):
+		return deny(W5, "neither a password nor a passkey was presented")
+	case has(FactorTOTP), has(FactorRecovery):
+		return allow(W5)
+	case set.Any():
+		return deny(W5, "the user has a second factor and did not present it")
+	case policy != FactorOptional:
+		return deny(W5, "the owner requires a second factor and the user has none")
+	}
+	return allow(W5)
+}
+
+// PermitSession decides whether a user who signed in at a time is still signed
+// in: until they are disabled or their password is replaced.
+func PermitSession(u User, signedIn time.Time) Verdict {
+	switch {
+	case u.ID == "" || !u.Disabled.IsZero():
+		return deny(W5, "no user in force")
+	case signedIn.IsZero() || signedIn.Before(u.Renewed):
+		return deny(W5, "the password was replaced after the sign-in")
+	}
+	return allow(W5)
+}
+
 // PermitConsent decides whether a signed-in user may share an agreement with
 // an app.
 func PermitConsent(u User, a Agreement, p Provider, app App, now time.Time) Verdict {

@@ -142,6 +142,9 @@ func (i *interaction) refuse() goidc.Status {
 
 func (i *interaction) signIn(login, password string) goidc.Status {
 	u, err := i.ledger.CheckPassword(i.r.Context(), login, password)
+	if err == nil {
+		err = i.ledger.SignIn(i.r.Context(), u.ID, []keyholder.Factor{keyholder.FactorPassword}, i.ledger.Owner(u.Owner).Factor)
+	}
 	switch keyholder.CodeOf(err) {
 	case keyholder.Denied:
 		i.show(http.StatusForbidden, "The login or the password is wrong.")

@@ -112,12 +112,16 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.store, err = store.Open(ctx, filepath.Join(o.Dir, databaseName)); err != nil {
 		return err
 	}
+	factorKey, err := keyring.FactorKey(o.Dir)
+	if err != nil {
+		return err
+	}
 	var lifetime time.Duration // of tokens; 0: of our own
 	if e := o.Config.Auth.External; e != nil {
 		lifetime = cmp.Or(e.MaxLifetime, time.Hour)
 	}
 	if d.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: d.store, Now: o.Now, Log: d.log, TokenLifetime: lifetime,
+		Store: d.store, Now: o.Now, Log: d.log, TokenLifetime: lifetime, FactorKey: factorKey,
 		Sign: func(p []byte) (string, error) { return d.keys.Sign(p, keyholder.ReceiptType) },
 	}); err != nil {
 		return err

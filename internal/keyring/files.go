@@ -30,11 +30,15 @@ const (
 	keySuffix   = ".key"
 	signingFile = "signing" // the kid of the key that signs; below it, one a line, later ones with the time from when
 	keyType     = "PRIVATE KEY"
+	factorFile  = "factors" // the key that seals the secrets of authenticator apps
 	maxKeys     = 16
 )
 
-// Init makes one signing key in dir/keys, in PKCS #8 of mode 0600. It is all
-// or nothing, also when the machine stops in the middle, and never
+// factorKeySize is the size of the key that seals secrets, for AES-256.
+const factorKeySize = 32
+
+// Init makes one signing key in dir/keys, in PKCS #8 of mode 0600, and the key
+// that seals the secrets of second factors. It is all or nothing, also when the machine stops in the middle, and never
 // overwrites: keys that are there give an [keyholder.Error] of code Conflict.
 func Init(dir string) error {
 	target := filepath.Join(dir, folder)
@@ -42,9 +46,12 @@ func Init(dir string) error {
 	if err != nil {
 		return err
 	}
+	factors := make([]byte, factorKeySize)
+	rand.Read(factors) // never fails: the runtime ends the process instead
 	err = keyfile.WriteFolder(target, []keyfile.File{
 		{Name: keyPrefix + key.KeyID + keySuffix, Data: encoded, Mode: keyfile.Private},
 		{Name: signingFile, Data: []byte(key.KeyID + "\n"), Mode: keyfile.Private},
+		{Name: factorFile, Data: factors, Mode: keyfile.Private},
 	})
 	if errors.Is(err, fs.ErrExist) {
 		return errExists(target)
@@ -110,6 +117,23 @@ func OpenAt(dir string, now func() time.Time) (*Ring, error) {
 		}
 	}
 	return r, nil
+}
+
+// FactorKey reads the key that seals the secrets of second factors, 32 bytes.
+// Errors: Denied if others than its owner can read it, Invalid if it is not
+// there or not whole. It is never made anew by itself: what the old one has
+// sealed would be lost unnoticed.
+func FactorKey(dir string) ([]byte, error) {
+	path := filepath.Join(dir, folder, factorFile)
+	key, err := keyfile.ReadPrivate(path)
+	if err == nil && len(key) == factorKeySize {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return nil, keyholder.Errorf(keyholder.Invalid, "%s does not hold the key of %d bytes that seals second factors", path, factorKeySize).
+		WithHint("restore it; if it is lost, `head -c %d /dev/urandom >%s` in mode 0600, and `keyholder user reset` for every user of an authenticator app", factorKeySize, path)
 }
 
 // parseTurns reads the file that names the keys that sign.

@@ -106,8 +106,13 @@ func (l *Ledger) VerifyAudit(ctx context.Context) (int64, error) {
 
 // Audit returns up to limit rows after the given sequence number, in order.
 func (l *Ledger) Audit(ctx context.Context, after int64, limit int) ([]keyholder.Event, error) {
+	return l.events(ctx, "SELECT seq, at, kind, actor, subject, detail, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+}
+
+// events reads audit rows with their details.
+func (l *Ledger) events(ctx context.Context, query string, args ...any) ([]keyholder.Event, error) {
 	events := []keyholder.Event{}
-	err := l.each(ctx, "SELECT seq, at, kind, actor, subject, detail, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", func(scan scanner) error {
+	err := l.each(ctx, query, func(scan scanner) error {
 		e, text, _, err := scanAudit(scan)
 		if err != nil {
 			return err
@@ -117,7 +122,7 @@ func (l *Ledger) Audit(ctx context.Context, after int64, limit int) ([]keyholder
 		}
 		events = append(events, e)
 		return nil
-	}, after, limit)
+	}, args...)
 	return events, err
 }
 

@@ -36,6 +36,9 @@ type Config struct {
 	Now    func() time.Time                     // nil: time.Now
 	Random io.Reader                            // nil: crypto/rand
 	Log    *slog.Logger                         // nil: slog.Default
+	// FactorKey seals the secrets of authenticator apps: FactorKeySize random
+	// bytes. Nil: none can be set up or used.
+	FactorKey []byte
 	// TokenLifetime is how long an access token can outlive the grant it came
 	// from; ended grants are remembered in memory for that long. 0: 5 minutes.
 	TokenLifetime time.Duration
@@ -49,6 +52,7 @@ type Ledger struct {
 	now           func() time.Time
 	random        io.Reader
 	log           *slog.Logger
+	factorKey     []byte
 	tokenLifetime time.Duration
 
 	view      view
@@ -63,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 	if cfg.Store == nil || cfg.Sign == nil {
 		return nil, errors.New("open the ledger: a store and a signer of receipts are needed")
 	}
-	l := &Ledger{store: cfg.Store, sign: cfg.Sign, now: cfg.Now, random: cfg.Random, log: cfg.Log, tokenLifetime: cfg.TokenLifetime}
+	l := &Ledger{store: cfg.Store, sign: cfg.Sign, now: cfg.Now, random: cfg.Random, log: cfg.Log, factorKey: cfg.FactorKey, tokenLifetime: cfg.TokenLifetime}
 	if l.now == nil {
 		l.now = time.Now
 	}

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -48,6 +49,8 @@ type bench struct {
 	clock *clock
 	store *store.Store
 	sign  func([]byte) (string, error)
+
+	factorKey []byte
 }
 
 func open(t *testing.T) *bench {
@@ -55,6 +58,7 @@ func open(t *testing.T) *bench {
 	b := &bench{t: t, at: storetest.New(t),
 		clock: &clock{t: time.Date(2026, 3, 2, 5, 0, 0, 0, time.UTC)},
 		sign:  func(p []byte) (string, error) { return fmt.Sprintf("signed-%x", sha256.Sum256(p)), nil }}
+	b.factorKey = bytes.Repeat([]byte{7}, ledger.FactorKeySize)
 	b.open()
 	t.Cleanup(b.close)
 	return b
@@ -66,7 +70,7 @@ func (b *bench) open() {
 	if b.store, err = b.at.Open(b.t.Context()); err != nil {
 		b.t.Fatal(err)
 	}
-	b.Ledger, err = ledger.Open(b.t.Context(), ledger.Config{Store: b.store, Now: b.clock.now, Sign: b.sign,
+	b.Ledger, err = ledger.Open(b.t.Context(), ledger.Config{Store: b.store, Now: b.clock.now, Sign: b.sign, FactorKey: b.factorKey,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		b.t.Fatal(err)

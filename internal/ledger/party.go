@@ -49,7 +49,7 @@ func (l *Ledger) AddOwner(ctx context.Context, actor, key, name string) (keyhold
 	if err != nil {
 		return keyholder.Owner{}, err
 	}
-	o := keyholder.Owner{ID: id, Key: key, Name: name, Created: l.Now()}
+	o := keyholder.Owner{ID: id, Key: key, Name: name, Factor: keyholder.FactorOptional, Created: l.Now()}
 	return o, l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		if l.OwnerByKey(key).ID != "" {
 			return keyholder.Errorf(keyholder.Conflict, "an owner with the key %s exists", key)
@@ -177,21 +177,21 @@ func (l *Ledger) loadParties(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := l.each(ctx, "SELECT id, key, name, created FROM owners", func(scan scanner) error {
+	if err := l.each(ctx, "SELECT id, key, name, factor, created FROM owners", func(scan scanner) error {
 		var o keyholder.Owner
 		var created int64
-		err := scan(&o.ID, &o.Key, &o.Name, &created)
+		err := scan(&o.ID, &o.Key, &o.Name, &o.Factor, &created)
 		o.Created = fromMicros(created)
 		v.owners[o.ID] = o
 		return err
 	}); err != nil {
 		return err
 	}
-	if err := l.each(ctx, "SELECT id, owner, login, created, disabled FROM users", func(scan scanner) error {
+	if err := l.each(ctx, "SELECT id, owner, login, created, disabled, renewed FROM users", func(scan scanner) error {
 		var u keyholder.User
-		var created, disabled int64
-		err := scan(&u.ID, &u.Owner, &u.Login, &created, &disabled)
-		u.Created, u.Disabled = fromMicros(created), fromMicros(disabled)
+		var created, disabled, renewed int64
+		err := scan(&u.ID, &u.Owner, &u.Login, &created, &disabled, &renewed)
+		u.Created, u.Disabled, u.Renewed = fromMicros(created), fromMicros(disabled), fromMicros(renewed)
 		v.users[u.ID] = u
 		return err
 	}); err != nil {

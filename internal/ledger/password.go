@@ -43,14 +43,11 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 	if err := checkName("login", login); err != nil {
 		return keyholder.User{}, err
 	}
-	if len(password) < minPassword || len(password) > 1024 {
-		return keyholder.User{}, keyholder.Errorf(keyholder.Invalid, "a password has at least %d and at most 1024 bytes", minPassword)
-	}
-	id, err := keyholder.NewID[keyholder.UserID](l.random)
+	hash, err := l.newPassword(password)
 	if err != nil {
 		return keyholder.User{}, err
 	}
-	hash, err := l.hashPassword(password)
+	id, err := keyholder.NewID[keyholder.UserID](l.random)
 	if err != nil {
 		return keyholder.User{}, err
 	}
@@ -71,13 +68,13 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 	})
 }
 
-// CheckPassword returns the user who signs in. An unknown login costs the
+// CheckPassword returns the user of a login and password; whether that signs
+// them in is for SignIn to say. An unknown login costs the
 // same time as a wrong password and gives the same answer. Errors: Denied;
 // Unavailable with a hint while the login has to wait.
 func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (keyholder.User, error) {
 	if wait := l.passwords.waitFor(login); wait > 0 {
-		return keyholder.User{}, keyholder.Errorf(keyholder.Unavailable, "too many failed sign-ins").
-			WithHint("try again in %s", wait.Round(time.Second))
+		return keyholder.User{}, errWait(wait)
 	}
 	u := l.userByLogin(login)
 	stored := l.passwords.dummy
@@ -92,15 +89,14 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	ok := l.passwords.verify(stored, password) && u.ID != "" && u.Disabled.IsZero()
 	if !ok {
 		l.passwords.failed(login)
-		if err := l.Record(ctx, keyholder.EventSignInFailed, "user", string(u.ID), nil); err != nil {
+		if err := l.store.Write(ctx, func(tx *store.Tx) error {
+			return l.appendSignIn(tx, keyholder.EventSignInFailed, "user", u.ID, detail{"factor": string(keyholder.FactorPassword)})
+		}); err != nil {
 			return keyholder.User{}, err
 		}
 		return keyholder.User{}, keyholder.Errorf(keyholder.Denied, "the login or the password is wrong")
 	}
 	l.passwords.succeeded(login)
-	if err := l.Record(ctx, keyholder.EventSignedIn, string(u.ID), string(u.Owner), nil); err != nil {
-		return keyholder.User{}, err
-	}
 	return u, nil
 }
 
@@ -115,7 +111,11 @@ func (l *Ledger) userByLogin(login string) keyholder.User {
 	return keyholder.User{}
 }
 
-func (l *Ledger) hashPassword(password string) (string, error) {
+// newPassword checks and hashes a password that somebody chose.
+func (l *Ledger) newPassword(password string) (string, error) {
+	if len(password) < minPassword || len(password) > 1024 {
+		return "", keyholder.Errorf(keyholder.Invalid, "a password has at least %d and at most 1024 bytes", minPassword)
+	}
 	var salt [argonSalt]byte
 	if _, err := io.ReadFull(l.random, salt[:]); err != nil {
 		return "", fmt.Errorf("draw a salt: %w", err)

@@ -297,9 +297,16 @@ func (l *Ledger) each(ctx context.Context, query string, row func(scanner) error
 	return eachRow(ctx, l.store.Read(), query, row, args...)
 }
 
-func eachRow(ctx context.Context, q interface {
+// querier and rowQuerier are what the pool of readers and a transaction share.
+type querier interface {
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, query string, row func(scanner) error, args ...any) error {
+}
+
+type rowQuerier interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}
+
+func eachRow(ctx context.Context, q querier, query string, row func(scanner) error, args ...any) error {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("query: %w", err)
