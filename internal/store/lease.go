@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -11,14 +12,14 @@ import (
 )
 
 // Times of the lease. The active process asks its session for a sign of life
-// every leaseBeat. Without one for leaseTerm it stops by itself, and the
+// every leaseBeat. Without one for leaseTerm it has lost the lease, and the
 // server ends a session that is silent for as long. A standby that gets the
 // lock waits leaseWait before it acts, so that the process before it has
-// stopped even where it still runs and only lost its way to the server.
+// closed its doors even where it only lost its way to the server.
 const (
 	leaseBeat = time.Second
-	leaseTerm = 6 * time.Second
-	leaseWait = leaseTerm + 2*time.Second
+	leaseTerm = 5 * time.Second
+	leaseWait = leaseTerm + 3*time.Second
 )
 
 // leaseKey names the advisory lock of a database. Its value means nothing.
@@ -62,7 +63,7 @@ func (l *lease) acquire(ctx context.Context, db *sql.DB, log *slog.Logger) error
 		return unreachable(err)
 	}
 	for standby := false; ; standby = true {
-		locked, err := l.ask(ctx, "SELECT pg_try_advisory_lock(?)")
+		locked, err := l.ask(ctx, time.Now(), "SELECT pg_try_advisory_lock(?)")
 		switch {
 		case err != nil:
 			return unreachable(err)
@@ -120,15 +121,15 @@ func (l *lease) watch() {
 // confirm loses the lease unless its session answers that it has the lock.
 // The caller holds busy.
 func (l *lease) confirm() {
-	held, err := l.ask(context.Background(), "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = ?)")
+	held, err := l.ask(context.Background(), time.Unix(0, l.heard.Load()), "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = ?)")
 	if err != nil || !held {
 		l.lose()
 	}
 }
 
-// ask asks the session a question about the lock.
-func (l *lease) ask(ctx context.Context, question string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaseTerm)
+// ask asks the session a question about the lock, until leaseTerm after since.
+func (l *lease) ask(ctx context.Context, since time.Time, question string) (bool, error) {
+	ctx, cancel := context.WithDeadline(ctx, since.Add(leaseTerm))
 	defer cancel()
 	var yes bool
 	err := l.conn.QueryRowContext(ctx, question, leaseKey).Scan(&yes)
@@ -142,5 +143,8 @@ func (l *lease) close() error {
 	}
 	close(l.quit)
 	l.watching.Wait()
-	return l.conn.Close()
+	if err := l.conn.Close(); !errors.Is(err, sql.ErrConnDone) { // which is how it ends when it is lost
+		return err
+	}
+	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
-		"slices"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +19,7 @@ import (
 // Ensure that both folders of the schema make the same tables, columns, keys
 // and indexes.
 func TestSchemasAgree(t *testing.T) {
+	storetest.PostgresOnly(t)
 	dsn := storetest.NewDSN(t, storetest.Postgres(t))
 	postgres, err := store.OpenPostgres(t.Context(), dsn, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {

@@ -54,6 +54,14 @@ func SQLiteOnly(t testing.TB, why string) {
 	}
 }
 
+// PostgresOnly skips a test outside of [RunOnPostgres].
+func PostgresOnly(t testing.TB) {
+	t.Helper()
+	if os.Getenv(onPostgres) == "" {
+		t.Skip("TestOnPostgres runs it")
+	}
+}
+
 // Database is where a store is, and stays when it is closed.
 type Database struct {
 	path string // of a SQLite file
