@@ -39,6 +39,17 @@ type Thumbprint [32]byte
 // ThumbprintOf returns the thumbprint of a certificate in DER form.
 func ThumbprintOf(der []byte) Thumbprint { return sha256.Sum256(der) }
 
+// KeyThumbprint is the SHA-256 thumbprint of a public key (RFC 7638), the jkt
+// of RFC 9449. The zero value means "no key".
+type KeyThumbprint [32]byte
+
+// Proof is what the holder of a token has proved to have, and what a token may
+// be bound to.
+type Proof struct {
+	Certificate Thumbprint    // presented in the TLS handshake (RFC 8705 3); cnf.x5t#S256
+	Key         KeyThumbprint // of a verified DPoP proof for this request (RFC 9449); cnf.jkt
+}
+
 // Serial writes the serial number of a certificate as the ledger knows it and
 // as openssl prints it, in lower case: hexadecimal, two digits for each byte.
 func Serial(n *big.Int) string { return hex.EncodeToString(n.Bytes()) }
@@ -92,7 +103,7 @@ type Token struct {
 	Scope        []string
 	IssuedAt     time.Time
 	Expires      time.Time
-	Bound        Thumbprint // cnf.x5t#S256; zero if the token is not bound
+	Bound        Proof // cnf: what its holder must prove; zero if the token is not bound
 }
 
 // ScopeIngest is the scope of a provider's token for ingestion. Such a token

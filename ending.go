@@ -51,8 +51,8 @@ func (e Ending) Key() string {
 // [Ending.Key]. What the token does not name is empty.
 func (t Token) RestsOn() [5]string {
 	keys := [5]string{string(t.Grant), string(t.Subscription), t.ClientID, t.Key}
-	if t.Bound != (Thumbprint{}) {
-		keys[4] = string(t.Bound[:])
+	if t.Bound.Certificate != (Thumbprint{}) {
+		keys[4] = string(t.Bound.Certificate[:])
 	}
 	return keys
 }

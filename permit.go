@@ -149,23 +149,30 @@ func PermitDeliver(s Standing, level string, now time.Time) Verdict {
 }
 
 // PermitToken decides whether a verified access token may be used at all at
-// the time now, by the holder of the presented certificate (zero if none).
-func PermitToken(t Token, presented Thumbprint, now time.Time) Verdict {
+// the time now, by who has given that proof. A token bound to a certificate
+// and a key needs both. A proof with a key that the token is not bound to is
+// refused as well: who sends one takes the token for bound, and it is not
+// (RFC 9449 7.1).
+func PermitToken(t Token, proof Proof, now time.Time) Verdict {
 	switch {
 	case t.ClientID == "":
 		return deny(W4, "the token names no client")
 	case !now.Before(t.Expires):
 		return deny(W5, "the token has expired")
-	case t.Bound != Thumbprint{} && t.Bound != presented:
+	case t.Bound.Certificate != Thumbprint{} && t.Bound.Certificate != proof.Certificate:
 		return deny(W4, "the token is bound to another certificate")
+	case t.Bound.Key != KeyThumbprint{} && proof.Key == KeyThumbprint{}:
+		return deny(W4, "the token is bound to a key, and nothing proves that its holder has it")
+	case t.Bound.Key != proof.Key:
+		return deny(W4, "the token is not bound to the key of the proof")
 	}
 	return allow(W5)
 }
 
 // permitSubscriptionToken is what every use of a subscription's token begins
 // with: the token may be used, names a subscription and has the scope.
-func permitSubscriptionToken(t Token, presented Thumbprint, scope string, now time.Time) Verdict {
-	if v := PermitToken(t, presented, now); !v.Allowed {
+func permitSubscriptionToken(t Token, proof Proof, scope string, now time.Time) Verdict {
+	if v := PermitToken(t, proof, now); !v.Allowed {
 		return v
 	}
 	switch {
@@ -182,8 +189,8 @@ func permitSubscriptionToken(t Token, presented Thumbprint, scope string, now ti
 // PermitRead decides whether a token may read items of kind k, or use the
 // tags of the subscription if k is [Tags]. s is the standing of the token's
 // subscription, zero if there is none.
-func PermitRead(t Token, presented Thumbprint, s Standing, k Kind, now time.Time) Verdict {
-	if v := permitSubscriptionToken(t, presented, ScopeRead, now); !v.Allowed {
+func PermitRead(t Token, proof Proof, s Standing, k Kind, now time.Time) Verdict {
+	if v := permitSubscriptionToken(t, proof, ScopeRead, now); !v.Allowed {
 		return v
 	}
 	switch {
@@ -204,8 +211,8 @@ func PermitRead(t Token, presented Thumbprint, s Standing, k Kind, now time.Time
 // PermitIngest decides whether a provider's token may store items for the
 // owner of an agreement. a is an agreement of provider and owner, zero if
 // there is none.
-func PermitIngest(t Token, presented Thumbprint, p Provider, a Agreement, now time.Time) Verdict {
-	if v := PermitToken(t, presented, now); !v.Allowed {
+func PermitIngest(t Token, proof Proof, p Provider, a Agreement, now time.Time) Verdict {
+	if v := PermitToken(t, proof, now); !v.Allowed {
 		return v
 	}
 	switch {
@@ -222,8 +229,8 @@ func PermitIngest(t Token, presented Thumbprint, p Provider, a Agreement, now ti
 // PermitPush decides whether a webhook receiver takes a push: the token is
 // for pushing and names the subscription that the push is for. expected is
 // the subscription the receiver serves at the called address.
-func PermitPush(t Token, presented Thumbprint, expected SubscriptionID, now time.Time) Verdict {
-	if v := permitSubscriptionToken(t, presented, ScopePush, now); !v.Allowed {
+func PermitPush(t Token, proof Proof, expected SubscriptionID, now time.Time) Verdict {
+	if v := permitSubscriptionToken(t, proof, ScopePush, now); !v.Allowed {
 		return v
 	}
 	if expected == "" || t.Subscription != expected {

@@ -240,8 +240,8 @@ func TestPermitToken(t *testing.T) {
 		axes:    []axis{tokenAxis(), {"client", []string{"app", "provider", "none"}}},
 		allowed: []string{usable + " client=app|provider"},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := bearer(c.at("token"), c.at("client"), "subscription", "read")
-			return keyholder.PermitToken(tok, presented, now)
+			tok, proof := bearer(c.at("token"), c.at("client"), "subscription", "read")
+			return keyholder.PermitToken(tok, proof, now)
 		},
 	}
 	tt.check(t)
@@ -251,6 +251,38 @@ func TestPermitToken(t *testing.T) {
 		fault{"token=no-expiry", keyholder.W5},
 		fault{"token=bound-elsewhere", keyholder.W4},
 		fault{"token=bound-to-none", keyholder.W4},
+		fault{"token=key-unproved", keyholder.W4},
+	)
+}
+
+// Ensure that a token is of use to exactly who proves what it is bound to: a
+// certificate, a key, both or nothing, and that a key proved for a token that
+// is not bound to it helps nobody (W4, RFC 8705 3, RFC 9449 7.1).
+func TestPermitTokenBinding(t *testing.T) {
+	states := []string{"none", "one", "other"}
+	tt := truth{
+		axes: []axis{{"bound-certificate", states}, {"bound-key", states}, {"certificate", states}, {"key", states}},
+		allowed: []string{
+			"bound-certificate=none bound-key=none key=none",
+			"bound-certificate=none bound-key=one key=one", "bound-certificate=none bound-key=other key=other",
+			"bound-certificate=one certificate=one bound-key=none key=none", "bound-certificate=other certificate=other bound-key=none key=none",
+			"bound-certificate=one certificate=one bound-key=one key=one", "bound-certificate=other certificate=other bound-key=one key=one",
+			"bound-certificate=one certificate=one bound-key=other key=other", "bound-certificate=other certificate=other bound-key=other key=other",
+		},
+		decide: func(c combination) keyholder.Verdict {
+			tok, _ := bearer("good", "app", "subscription", "read")
+			sum := map[string]byte{"one": 1, "other": 2}
+			tok.Bound = keyholder.Proof{Certificate: keyholder.Thumbprint{sum[c.at("bound-certificate")]}, Key: keyholder.KeyThumbprint{sum[c.at("bound-key")]}}
+			return keyholder.PermitToken(tok, keyholder.Proof{Certificate: keyholder.Thumbprint{sum[c.at("certificate")]}, Key: keyholder.KeyThumbprint{sum[c.at("key")]}}, now)
+		},
+	}
+	tt.check(t)
+	tt.requirements(t, "bound-certificate=one certificate=one bound-key=one key=one", keyholder.W5,
+		fault{"certificate=none", keyholder.W4},
+		fault{"certificate=other", keyholder.W4},
+		fault{"key=none", keyholder.W4},
+		fault{"key=other", keyholder.W4},
+		fault{"bound-key=none", keyholder.W4},
 	)
 }
 
@@ -269,8 +301,8 @@ func TestPermitRead(t *testing.T) {
 			standingAxis(), scopeAxis(), kinds,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := bearer(c.at("token"), c.at("client"), c.at("claim"), c.at("granted"))
-			return keyholder.PermitRead(tok, presented, withScope(theStanding(c.at("standing")), c.at("scope")), keyholder.Kind(c.at("kind")), now)
+			tok, proof := bearer(c.at("token"), c.at("client"), c.at("claim"), c.at("granted"))
+			return keyholder.PermitRead(tok, proof, withScope(theStanding(c.at("standing")), c.at("scope")), keyholder.Kind(c.at("kind")), now)
 		},
 	}
 	for _, row := range []string{"scope=all", "scope=statuses kind=statuses|tag", "scope=events kind=events|tag", "scope=other kind=spaces|tag"} {
@@ -307,8 +339,8 @@ func TestPermitIngest(t *testing.T) {
 			"client=other-provider granted=ingest provider=other agreement=other-provider " + usable,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := bearer(c.at("token"), c.at("client"), "empty", c.at("granted"))
-			return keyholder.PermitIngest(tok, presented, provider(c.at("provider")), agreement(c.at("agreement")), now)
+			tok, proof := bearer(c.at("token"), c.at("client"), "empty", c.at("granted"))
+			return keyholder.PermitIngest(tok, proof, provider(c.at("provider")), agreement(c.at("agreement")), now)
 		},
 	}
 	tt.check(t)
@@ -333,8 +365,8 @@ func TestPermitPush(t *testing.T) {
 			"claim=other-subscription expected=other-subscription granted=push " + usable,
 		},
 		decide: func(c combination) keyholder.Verdict {
-			tok, presented := bearer(c.at("token"), "provider", c.at("claim"), c.at("granted"))
-			return keyholder.PermitPush(tok, presented, keyholder.SubscriptionID(name(c.at("expected"))), now)
+			tok, proof := bearer(c.at("token"), "provider", c.at("claim"), c.at("granted"))
+			return keyholder.PermitPush(tok, proof, keyholder.SubscriptionID(name(c.at("expected"))), now)
 		},
 	}
 	tt.check(t)

@@ -325,11 +325,12 @@ func certificate(record, dates, use, subject string) keyholder.Certificate {
 func tokenAxis() axis {
 	return axis{"token", []string{
 		"good", "bound", "expires-after-now", "expires-now", "expired", "no-expiry", "no-client", "bound-elsewhere", "bound-to-none",
+		"bound-to-key", "bound-to-both", "key-unproved",
 	}}
 }
 
 // usable is the cell of the tokens that may be used at all.
-const usable = "token=good|bound|expires-after-now"
+const usable = "token=good|bound|bound-to-key|bound-to-both|expires-after-now"
 
 // grantedAxis is what a token is for.
 func grantedAxis() axis {
@@ -352,16 +353,21 @@ func granted(state string) []string {
 	return nil
 }
 
-// bearer returns a token and the certificate that was presented with it.
-func bearer(state, client, subscription, grantedState string) (keyholder.Token, keyholder.Thumbprint) {
+// bearer returns a token and what was proved with it.
+func bearer(state, client, subscription, grantedState string) (keyholder.Token, keyholder.Proof) {
 	t := keyholder.Token{
 		Issuer: "https://as.example.org", Subject: "x", ClientID: name(client), Subscription: keyholder.SubscriptionID(name(subscription)),
 		Grant: "g", ID: "i", Scope: granted(grantedState), IssuedAt: long, Expires: far,
 	}
-	presented := keyholder.Thumbprint{1}
+	proof := keyholder.Proof{Certificate: keyholder.Thumbprint{1}}
 	switch state {
 	case "bound":
-		t.Bound = presented
+		t.Bound = proof
+	case "bound-to-key":
+		t.Bound.Key, proof.Key = keyholder.KeyThumbprint{1}, keyholder.KeyThumbprint{1}
+	case "bound-to-both":
+		proof.Key = keyholder.KeyThumbprint{1}
+		t.Bound = proof
 	case "expires-after-now":
 		t.Expires = after
 	case "expires-now":
@@ -373,11 +379,13 @@ func bearer(state, client, subscription, grantedState string) (keyholder.Token, 
 	case "no-client":
 		t.ClientID = ""
 	case "bound-elsewhere":
-		t.Bound = keyholder.Thumbprint{2}
+		t.Bound.Certificate = keyholder.Thumbprint{2}
 	case "bound-to-none":
-		t.Bound, presented = keyholder.Thumbprint{2}, keyholder.Thumbprint{}
+		t.Bound.Certificate, proof.Certificate = keyholder.Thumbprint{2}, keyholder.Thumbprint{}
+	case "key-unproved":
+		t.Bound.Key = keyholder.KeyThumbprint{1}
 	}
-	return t, presented
+	return t, proof
 }
 
 // without returns an axis without some of its states.

@@ -88,7 +88,7 @@ func BenchmarkGuard(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				t, err := g.Verify(b.Context(), raw)
-				if err != nil || !keyholder.PermitToken(t, keyholder.Thumbprint{}, time.Now()).Allowed {
+				if err != nil || !keyholder.PermitToken(t, keyholder.Proof{}, time.Now()).Allowed {
 					b.Fatal(err)
 				}
 			}

@@ -170,11 +170,11 @@ func (rc *receiver) permit(r *http.Request) (keyholder.Topic, error) {
 	if g == nil {
 		return none("the app has no such subscription")
 	}
-	t, presented, err := g.Token(r)
+	t, proof, err := g.Token(r)
 	if err != nil {
 		return keyholder.Topic{}, err
 	}
-	return topic, keyholder.PermitPush(t, presented, topic.Subscription, rc.cfg.Now()).Err()
+	return topic, keyholder.PermitPush(t, proof, topic.Subscription, rc.cfg.Now()).Err()
 }
 
 // read reads a permitted request; with an error comes the status it gets.

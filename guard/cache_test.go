@@ -104,14 +104,14 @@ func BenchmarkVerifyCached(b *testing.B) {
 	sum := make([]byte, 32)
 	sum[0] = 1
 	raw := i.token(b, i.header(), i.claims().with(object{"cnf": object{"x5t#S256": encode(sum)}}))
-	presented := keyholder.Thumbprint(sum)
+	proof := keyholder.Proof{Certificate: keyholder.Thumbprint(sum)}
 	b.ReportAllocs()
 	for b.Loop() {
 		t, err := g.Verify(b.Context(), raw)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if v := keyholder.PermitToken(t, presented, i.now); !v.Allowed {
+		if v := keyholder.PermitToken(t, proof, i.now); !v.Allowed {
 			b.Fatal(v.Reason)
 		}
 	}

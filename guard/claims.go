@@ -160,26 +160,49 @@ func (r *reader) audience() []string {
 	return list
 }
 
-// confirmation reads cnf (RFC 7800, RFC 8705 section 3.1). A way of
-// confirmation that cannot be checked here makes the token useless: to
-// ignore it would turn a bound token into a bearer token.
-func (r *reader) confirmation() keyholder.Thumbprint {
+// confirmation reads cnf (RFC 7800): a certificate (RFC 8705 section 3.1), a
+// key (RFC 9449 section 6.1), or both. A way of confirmation that cannot be
+// checked here makes the token useless: to ignore it would turn a bound token
+// into a bearer token.
+func (r *reader) confirmation() keyholder.Proof {
 	var methods map[string]json.RawMessage
 	if !r.decode("cnf", false, &methods) {
-		return keyholder.Thumbprint{}
+		return keyholder.Proof{}
 	}
-	var text string
-	var thumbprint keyholder.Thumbprint
-	v, ok := methods["x5t#S256"]
-	if !ok || len(methods) != 1 || json.Unmarshal(v, &text) != nil {
+	var bound keyholder.Proof
+	known := 0
+	if v, ok := methods["x5t#S256"]; ok {
+		known++
+		bound.Certificate = r.thumbprint(v)
+	}
+	if v, ok := methods["jkt"]; ok {
+		known++
+		bound.Key = r.thumbprint(v)
+	}
+	if known == 0 || known != len(methods) {
 		r.fail("cnf")
-		return keyholder.Thumbprint{}
+	}
+	return bound
+}
+
+// thumbprint reads a SHA-256 hash in base64url.
+func (r *reader) thumbprint(v json.RawMessage) [32]byte {
+	var text string
+	var out [32]byte
+	if json.Unmarshal(v, &text) != nil {
+		r.fail("cnf")
+		return out
 	}
 	sum, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || copy(thumbprint[:], sum) != len(thumbprint) || len(sum) != len(thumbprint) || thumbprint == (keyholder.Thumbprint{}) {
+	if err != nil || len(sum) != len(out) || strings.ContainsAny(text, "\r\n") {
+		r.fail("cnf")
+		return out
+	}
+	copy(out[:], sum)
+	if out == [32]byte{} {
 		r.fail("cnf")
 	}
-	return thumbprint
+	return out
 }
 
 // canonical says whether raw is three segments of base64url in their one

@@ -87,7 +87,7 @@ func (f *fabric) follow(grace time.Duration) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	allow := func(keyholder.Token, keyholder.Thumbprint) keyholder.Verdict { return keyholder.Verdict{Allowed: true} }
+	allow := func(keyholder.Token, keyholder.Proof) keyholder.Verdict { return keyholder.Verdict{Allowed: true} }
 	f.api = httptest.NewTLSServer(g.Middleware(allow, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, _ := guard.FromContext(r.Context())
 		_, _ = io.WriteString(w, string(token.Subscription))

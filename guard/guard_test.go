@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -29,7 +30,9 @@ func TestVerify(t *testing.T) {
 		ID: "token-1", Key: "key-1", Scope: []string{"fds:read"}, IssuedAt: i.now, Expires: i.now.Add(5 * time.Minute),
 	}
 	bound, ingest, scopes, fraction := want, want, want, want
-	bound.Bound = keyholder.Thumbprint(sum)
+	bound.Bound.Certificate = keyholder.Thumbprint(sum)
+	toKey, toBoth := want, bound
+	toKey.Bound.Key, toBoth.Bound.Key = keyholder.KeyThumbprint(sum), keyholder.KeyThumbprint(sum)
 	ingest.Subscription, ingest.Scope = "", []string{"fds:ingest"}
 	scopes.Scope = []string{"a", "b"}
 	fraction.Expires = i.now.Add(1500 * time.Millisecond)
@@ -43,6 +46,8 @@ func TestVerify(t *testing.T) {
 		"list of audiences":   {object{}, object{"aud": []string{"https://other.example.com", testAudience}}, want},
 		"unknown claims":      {object{}, object{"amr": []string{"pwd"}, "extra": object{"a": 1}}, want},
 		"bound":               {object{}, object{"cnf": object{"x5t#S256": encode(sum)}}, bound},
+		"bound to a key":      {object{}, object{"cnf": object{"jkt": encode(sum)}}, toKey},
+		"bound to both":       {object{}, object{"cnf": object{"jkt": encode(sum), "x5t#S256": encode(sum)}}, toBoth},
 		"no subscription":     {object{}, object{"subscription_id": nil, "scope": "fds:ingest"}, ingest},
 		"two scopes":          {object{}, object{"scope": "a b"}, scopes},
 		"issued a moment off": {object{}, object{"nbf": i.now.Unix() + 9}, want},
@@ -142,8 +147,11 @@ func TestVerifyRefuses(t *testing.T) {
 		"claims are null":               rawClaims(`null`),
 		"two JSON values":               rawClaims(string(marshal(t, i.claims())) + `{}`),
 		"claims are no JSON":            rawClaims(`iss`),
-		"binding that cannot be proved": claims(object{"cnf": object{"jkt": "abc"}}),
-		"two ways of binding":           claims(object{"cnf": object{"x5t#S256": encode(make([]byte, 32)), "jkt": "abc"}}),
+		"binding that cannot be proved": claims(object{"cnf": object{"kid": "abc"}}),
+		"binding partly unknown":        claims(object{"cnf": object{"jkt": encode(bytes.Repeat([]byte{1}, 32)), "kid": "abc"}}),
+		"short key binding":             claims(object{"cnf": object{"jkt": "AAAA"}}),
+		"key binding of zeros":          claims(object{"cnf": object{"jkt": encode(make([]byte, 32))}}),
+		"one binding malformed":         claims(object{"cnf": object{"x5t#S256": encode(bytes.Repeat([]byte{1}, 32)), "jkt": "abc"}}),
 		"short binding":                 claims(object{"cnf": object{"x5t#S256": "AAAA"}}),
 		"binding of zeros":              claims(object{"cnf": object{"x5t#S256": encode(make([]byte, 32))}}),
 		"binding is text":               claims(object{"cnf": "x"}),

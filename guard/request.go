@@ -15,26 +15,26 @@ var ErrNoToken = errors.New("no access token")
 
 // Token verifies the access token of a request, which stands in exactly one
 // header "Authorization: Bearer" and nowhere else (RFC 6750 section 2.1, FDS
-// 2.6.5.1), and returns it with the thumbprint of the certificate that the
-// client presented in TLS, zero if it presented none. As with
+// 2.6.5.1), and returns it with what the client has proved: the certificate
+// that it presented in TLS, if it presented one. As with
 // [Guard.Verify], what the token permits is still to be asked.
 //
 // The errors are those of Verify; one with [ErrNoToken] in its chain means
 // that there was no token.
-func (g *Guard) Token(r *http.Request) (keyholder.Token, keyholder.Thumbprint, error) {
+func (g *Guard) Token(r *http.Request) (keyholder.Token, keyholder.Proof, error) {
 	raw, err := bearer(r.Header)
 	if err != nil {
-		return keyholder.Token{}, keyholder.Thumbprint{}, err
+		return keyholder.Token{}, keyholder.Proof{}, err
 	}
 	t, err := g.Verify(r.Context(), raw)
 	if err != nil {
-		return keyholder.Token{}, keyholder.Thumbprint{}, err
+		return keyholder.Token{}, keyholder.Proof{}, err
 	}
-	var presented keyholder.Thumbprint
+	var proof keyholder.Proof
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		presented = g.thumbprints.of(r.TLS.PeerCertificates[0])
+		proof.Certificate = g.thumbprints.of(r.TLS.PeerCertificates[0])
 	}
-	return t, presented, nil
+	return t, proof, nil
 }
 
 // bearer returns the token of the one Authorization header.
@@ -74,28 +74,28 @@ func FromContext(ctx context.Context) (keyholder.Token, bool) {
 }
 
 // Middleware returns a handler that lets a request through to next only if it
-// carries a token that is verified, may be used by the holder of the presented
-// certificate ([keyholder.PermitToken]) and is permitted by permit, which
-// gets the token and the thumbprint of that certificate. All three are asked
+// carries a token that is verified, may be used by who has proved what the
+// request proves ([keyholder.PermitToken]) and is permitted by permit, which
+// gets the token and that proof. All three are asked
 // on every request. Behind it [FromContext] returns the token.
 //
 // A nil permit permits nothing. refuse answers the refused requests; it gets
 // an [keyholder.Error] of code Denied or Unavailable. If refuse is nil,
 // [Refuse] answers.
-func (g *Guard) Middleware(permit func(keyholder.Token, keyholder.Thumbprint) keyholder.Verdict,
+func (g *Guard) Middleware(permit func(keyholder.Token, keyholder.Proof) keyholder.Verdict,
 	refuse func(http.ResponseWriter, *http.Request, error), next http.Handler) http.Handler {
 	if refuse == nil {
 		refuse = Refuse
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t, presented, err := g.Token(r)
+		t, proof, err := g.Token(r)
 		if err == nil {
-			err = keyholder.PermitToken(t, presented, g.cfg.Now()).Err()
+			err = keyholder.PermitToken(t, proof, g.cfg.Now()).Err()
 		}
 		if err == nil {
 			var v keyholder.Verdict
 			if permit != nil {
-				v = permit(t, presented)
+				v = permit(t, proof)
 			}
 			err = v.Err()
 		}

@@ -83,7 +83,7 @@ func get(t *testing.T, c *http.Client, url string, authorization ...string) *htt
 
 // forReading permits tokens that name a subscription and are for reading, as
 // a provider with its own Web API would ask it.
-func forReading(tok keyholder.Token, _ keyholder.Thumbprint) keyholder.Verdict {
+func forReading(tok keyholder.Token, _ keyholder.Proof) keyholder.Verdict {
 	ok := tok.Subscription != "" && len(tok.Scope) == 1 && tok.Scope[0] == keyholder.ScopeRead
 	return keyholder.Verdict{Allowed: ok, Requirement: keyholder.W8, Reason: "not for reading"}
 }
@@ -170,7 +170,7 @@ func TestMiddlewareAsksEachTime(t *testing.T) {
 			i := newIssuer(t)
 			g := i.guard(t)
 			permitted := true
-			h := g.Middleware(func(keyholder.Token, keyholder.Thumbprint) keyholder.Verdict {
+			h := g.Middleware(func(keyholder.Token, keyholder.Proof) keyholder.Verdict {
 				return keyholder.Verdict{Allowed: permitted}
 			}, nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 			raw := i.valid(t)

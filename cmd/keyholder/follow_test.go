@@ -58,7 +58,7 @@ func serveProviderAPI() error {
 			http.Error(w, fmt.Sprintf("no feed since %s: %v", s.Since, s.Failure), http.StatusServiceUnavailable)
 		}
 	})
-	mux.Handle("GET /data", g.Middleware(func(t keyholder.Token, presented keyholder.Thumbprint) keyholder.Verdict {
+	mux.Handle("GET /data", g.Middleware(func(t keyholder.Token, proof keyholder.Proof) keyholder.Verdict {
 		return keyholder.Verdict{Allowed: t.Subscription != "", Requirement: keyholder.W8}
 	}, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t, _ := guard.FromContext(r.Context())

@@ -137,7 +137,7 @@ func (q question) read() (string, keyholder.Verdict, error) {
 	if token.ClientID == "" {
 		token.ClientID = "unknown" // so that the verdict is on the subscription, not on the token
 	}
-	v := keyholder.PermitRead(token, keyholder.Thumbprint{}, q.standing, k, q.now)
+	v := keyholder.PermitRead(token, keyholder.Proof{}, q.standing, k, q.now)
 	return fmt.Sprintf("may the app read %s with an unexpired token of the subscription?", k), v, nil
 }
 

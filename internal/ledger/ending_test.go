@@ -34,7 +34,7 @@ func TestEndingsOfCut(t *testing.T) {
 				keyholder.CutProvider: string(p.provider.ID), keyholder.CutCertificate: p.certs[keyholder.ForApp].Serial}[kind]}
 			tokens := map[string]keyholder.Token{
 				"subscription": {Subscription: p.sub.ID}, "grant": {Grant: p.grant}, "app": {ClientID: string(p.app.ID)}, "provider": {ClientID: string(p.provider.ID)},
-				"app's certificate": {Bound: p.certs[keyholder.ForApp].Thumbprint}, "provider's certificate": {Bound: p.certs[keyholder.ForProvider].Thumbprint},
+				"app's certificate": {Bound: keyholder.Proof{Certificate: p.certs[keyholder.ForApp].Thumbprint}}, "provider's certificate": {Bound: keyholder.Proof{Certificate: p.certs[keyholder.ForProvider].Thumbprint}},
 			}
 			want := map[keyholder.TargetKind][]string{
 				keyholder.CutSubscription: {"grant", "subscription"},
@@ -69,7 +69,7 @@ func TestEndingsOfCut(t *testing.T) {
 			if d := cmp.Diff(want, ended()); d != "" {
 				t.Errorf("ended (-want +got):\n%s", d)
 			}
-			if b.TokenEnded(keyholder.Token{Grant: other.grant, Subscription: other.sub.ID, ClientID: string(other.app.ID), Bound: other.certs[keyholder.ForApp].Thumbprint}) ||
+			if b.TokenEnded(keyholder.Token{Grant: other.grant, Subscription: other.sub.ID, ClientID: string(other.app.ID), Bound: keyholder.Proof{Certificate: other.certs[keyholder.ForApp].Thumbprint}}) ||
 				b.TokenEnded(keyholder.Token{}) {
 				t.Error("another's token has ended")
 			}

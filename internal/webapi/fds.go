@@ -11,29 +11,29 @@ import (
 	"github.com/fds-keyholder/keyholder"
 )
 
-// caller is who sent a request: a verified token, and the certificate it was
-// presented with.
+// caller is who sent a request: a verified token, and what its holder has
+// proved.
 type caller struct {
-	token     keyholder.Token
-	presented keyholder.Thumbprint
+	token keyholder.Token
+	proof keyholder.Proof
 }
 
 // identify verifies the token of a request, before anything else of it is
 // looked at: without a token no endpoint tells even whether it exists.
 func (a *API) identify(w *response, r *http.Request) (caller, error) {
-	t, presented, err := a.guard.Token(r)
+	t, proof, err := a.guard.Token(r)
 	if err != nil {
 		return caller{}, err
 	}
 	w.subscription, w.client = t.Subscription, t.ClientID
-	return caller{t, presented}, keyholder.PermitToken(t, presented, a.now()).Err()
+	return caller{t, proof}, keyholder.PermitToken(t, proof, a.now()).Err()
 }
 
 // permit asks whether the caller may read a kind now, and returns the
 // subscription that says whose data the answer is made of.
 func (a *API) permit(c caller, kind keyholder.Kind) (keyholder.Subscription, error) {
 	s := a.ledger.Standing(c.token.Subscription)
-	if err := keyholder.PermitRead(c.token, c.presented, s, kind, a.now()).Err(); err != nil {
+	if err := keyholder.PermitRead(c.token, c.proof, s, kind, a.now()).Err(); err != nil {
 		return keyholder.Subscription{}, err
 	}
 	return s.Subscription, nil

@@ -92,7 +92,7 @@ func (a *API) ownerNamed(name string) keyholder.OwnerID {
 // owner that does not exist and one without an agreement are one answer.
 func (a *API) permitIngest(c caller, owner keyholder.OwnerID) error {
 	provider := keyholder.ProviderID(c.token.ClientID)
-	return keyholder.PermitIngest(c.token, c.presented, a.ledger.Provider(provider), a.ledger.AgreementBetween(provider, owner), a.now()).Err()
+	return keyholder.PermitIngest(c.token, c.proof, a.ledger.Provider(provider), a.ledger.AgreementBetween(provider, owner), a.now()).Err()
 }
 
 // readBatch reads and checks the items of a request.
