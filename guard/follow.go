@@ -106,13 +106,23 @@ func Follow(ctx context.Context, cfg FollowConfig) (*Follower, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	client := fetcher(cfg.Client)
-	endless := *client
-	endless.Timeout = 0
-	f := &Follower{cfg: cfg, feed: &endless, state: FeedState{Since: cfg.Now()},
-		fallback: &fallback{introspector: newIntrospector(cfg.Issuer, cfg.ClientID, cfg.Secret, client), now: cfg.Now}}
+	feed, fallbackClient := apart(cfg.Client), apart(cfg.Client)
+	feed.Timeout = 0
+	f := &Follower{cfg: cfg, feed: feed, state: FeedState{Since: cfg.Now()},
+		fallback: &fallback{introspector: newIntrospector(cfg.Issuer, cfg.ClientID, cfg.Secret, fallbackClient), now: cfg.Now}}
 	go f.run(ctx)
 	return f, nil
+}
+
+// apart returns a copy of a client with connections of its own, where that is
+// possible: a dead connection that others wait on is not closed, and would be
+// tried again.
+func apart(client *http.Client) *http.Client {
+	c := fetcher(client)
+	if t, ok := c.Transport.(*http.Transport); ok {
+		c.Transport = t.Clone()
+	}
+	return c
 }
 
 // State returns the present state.

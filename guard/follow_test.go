@@ -306,7 +306,7 @@ func TestFollowSilence(t *testing.T) {
 	f.want(0, http.StatusOK)
 	f.line.silence()
 	f.Cut(keyholder.CutSubscription, string(f.subs[0]))
-	took := f.until(0, http.StatusUnauthorized, 8*time.Second)
+	took := f.until(0, http.StatusUnauthorized, 4*time.Second)
 	t.Logf("the cut was refused %s after its receipt", took)
 	f.want(1, http.StatusOK)
 }

@@ -120,6 +120,7 @@ func (i *introspector) ask(ctx context.Context, raw string) (map[string]json.Raw
 			return nil, err
 		}
 		i.forget()
+		i.client.CloseIdleConnections() // the next try must not wait on one that is dead
 		return nil, unavailable("the authorization server cannot be asked about the token", err)
 	}
 	var answer map[string]json.RawMessage
