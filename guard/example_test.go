@@ -28,7 +28,7 @@ func ExampleFollow() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	permit := func(t keyholder.Token, _ keyholder.Thumbprint) keyholder.Verdict {
+	permit := func(t keyholder.Token, _ keyholder.Proof) keyholder.Verdict {
 		return keyholder.Verdict{Allowed: t.Subscription != "", Requirement: keyholder.W8, Reason: "the token names no subscription"}
 	}
 	http.Handle("GET /statuses", g.Middleware(permit, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
