@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -303,4 +304,39 @@ func TestFeedDropsSlowFollowers(t *testing.T) {
 		t.Errorf("the quick follower got %d endings", n)
 	}
 	b.untilAdmitted(t, 15*time.Second)
+}
+
+// Ensure that a feed outlives the limits of time that the server sets for
+// ordinary requests, in both versions of HTTP.
+func TestFeedOutlivesLimits(t *testing.T) {
+	b := open(t)
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprintf("HTTP/%d", version), func(t *testing.T) {
+			t.Parallel()
+			s := httptest.NewUnstartedServer(b.server.Handler())
+			s.EnableHTTP2 = version == 2
+			s.Config.ReadTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = time.Second, time.Second, time.Second
+			s.StartTLS()
+			t.Cleanup(s.Close)
+			r := must(http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/endings", nil))
+			r.SetBasicAuth(string(b.rs.ID), b.rsSecret)
+			resp, err := s.Client().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.ProtoMajor != version {
+				t.Fatalf("version %s", resp.Proto)
+			}
+			began, beats := time.Now(), 0
+			for lines := bufio.NewScanner(resp.Body); beats < 5 && lines.Scan(); {
+				if lines.Text() == "event: beat" {
+					beats++
+				}
+			}
+			if took := time.Since(began); beats < 5 || took < 3*time.Second {
+				t.Errorf("%d beats in %s", beats, took)
+			}
+		})
+	}
 }
