@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -32,23 +33,40 @@ type Server struct {
 	MQTT   string // mqtts://host:port
 
 	t      testing.TB
+	dsn    string // of its PostgreSQL database, or empty
 	config daemon.Config
 	daemon *daemon.Daemon
 	admin  *console.Client
 	log    *slog.Logger
 }
 
+// Option changes how [Start] makes a server.
+type Option func(*Server)
+
+// OnPostgres keeps everything in the empty PostgreSQL database of a DSN
+// instead of a SQLite file.
+func OnPostgres(dsn string) Option { return func(s *Server) { s.dsn = dsn } }
+
 // Start initialises a data folder in the test's temporary directory and
 // serves it. Ports stay the same over [Server.Restart].
-func Start(t testing.TB) *Server {
+func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "keyholder"), t: t, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if testing.Verbose() {
 		s.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
-	s.check(daemon.Init(s.Dir, time.Now()))
+	for _, option := range options {
+		option(s)
+	}
+	if s.dsn == "" {
+		s.check(daemon.Init(s.Dir, time.Now()))
+	} else {
+		file := filepath.Join(t.TempDir(), "postgres.dsn")
+		s.check(os.WriteFile(file, []byte(s.dsn), 0o600))
+		s.check(daemon.InitPostgres(t.Context(), s.Dir, file, time.Now()))
+	}
 	var err error
-	s.config, err = daemon.ParseConfig(daemon.DefaultConfig)
+	s.config, err = daemon.LoadConfig(s.Dir)
 	s.check(err)
 	s.config.Hosts = []string{"127.0.0.1", "localhost"}
 	s.config.Listen.Auth, s.config.Listen.API, s.config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"

@@ -15,13 +15,18 @@ example:
   $ keyholder init -data /var/lib/keyholder
   $ keyholder serve -data /var/lib/keyholder`
 
-func runInit(_ context.Context, env *environment, args []string) error {
+func runInit(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "init", initHelp).server()
+	dsnFile := f.value("database-dsn-file", "`FILE` (mode 0600) with the DSN of an empty PostgreSQL database to use instead of a SQLite file")
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
 	dir := f.dataFolder()
-	if err := daemon.Init(dir, env.now()); err != nil {
+	create := func() error { return daemon.Init(dir, env.now()) }
+	if *dsnFile != "" {
+		create = func() error { return daemon.InitPostgres(ctx, dir, *dsnFile, env.now()) }
+	}
+	if err := create(); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.stdout, "%s\n", dir)

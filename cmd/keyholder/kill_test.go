@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -30,7 +31,8 @@ type served struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	mqtt string // host:port
+	out  *bufio.Scanner // its standard output
+	mqtt string         // host:port
 	// https://host:port of the authorization server and the Web API
 	issuer, api string
 	admin       *console.Client
@@ -39,8 +41,17 @@ type served struct {
 // serveData initialises a data folder and serves it on fixed free ports.
 func serveData(t *testing.T) *served {
 	t.Helper()
+	s := initData(t)
+	s.start()
+	return s
+}
+
+// initData initialises a data folder that is to be served on fixed free ports.
+// more are arguments of init.
+func initData(t *testing.T, more ...string) *served {
+	t.Helper()
 	s := &served{t: t, dir: filepath.Join(t.TempDir(), "D")}
-	if out, err := exec.CommandContext(t.Context(), "keyholder", "init", "-data", s.dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "keyholder", append([]string{"init", "-data", s.dir}, more...)...).CombinedOutput(); err != nil {
 		t.Fatalf("init: %v: %s", err, out)
 	}
 	path := filepath.Join(s.dir, "keyholder.yaml")
@@ -55,7 +66,6 @@ func serveData(t *testing.T) *served {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.start()
 	t.Cleanup(s.kill)
 	return s
 }
@@ -73,7 +83,15 @@ func freeAddress(t *testing.T) string {
 // start returns when every door answers.
 func (s *served) start() {
 	s.t.Helper()
+	s.launch(nil)
+	s.await()
+}
+
+// launch starts the process. Its log goes to w.
+func (s *served) launch(w io.Writer) {
+	s.t.Helper()
 	s.cmd = exec.Command("keyholder", "serve", "-data", s.dir)
+	s.cmd.Stderr = w
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
@@ -81,9 +99,15 @@ func (s *served) start() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		name, address, _ := strings.Cut(lines.Text(), " ")
+	s.out = bufio.NewScanner(out)
+}
+
+// await returns when every door answers.
+func (s *served) await() {
+	s.t.Helper()
+	s.mqtt = ""
+	for s.out.Scan() {
+		name, address, _ := strings.Cut(s.out.Text(), " ")
 		switch address = strings.TrimSpace(address); name {
 		case "issuer":
 			s.issuer = address
@@ -99,6 +123,7 @@ func (s *served) start() {
 	if s.mqtt == "" {
 		s.t.Fatal("serve ended before it listened")
 	}
+	var err error
 	if s.admin, err = console.Dial(s.dir); err != nil {
 		s.t.Fatal(err)
 	}
@@ -106,7 +131,12 @@ func (s *served) start() {
 
 // kill is kill -9.
 func (s *served) kill() {
-	s.admin.Close()
+	if s.cmd == nil {
+		return
+	}
+	if s.admin != nil {
+		s.admin.Close()
+	}
 	_ = s.cmd.Process.Signal(syscall.SIGKILL)
 	_ = s.cmd.Wait()
 }
@@ -129,8 +159,14 @@ func must[T any](v T, err error) T {
 // lost nothing it acknowledged, and that the consumer, who was away, gets it
 // in order.
 func TestKillDuringReplay(t *testing.T) {
-	const rounds, before = 3, 150 // kills, and acknowledged messages before each
 	s := serveData(t)
+	killDuringReplay(t, s, 3, s.start)
+}
+
+// killDuringReplay kills a server in the middle of a replay as often as rounds
+// says, goes on with what next makes of it, and checks what the consumer gets.
+func killDuringReplay(t *testing.T, s *served, rounds int, next func()) {
+	const before = 150 // acknowledged messages before each kill
 	ctx := t.Context()
 	provider := must(s.admin.AddProvider(ctx, console.NewProvider{Name: "Fork Inc"}))
 	must(s.admin.AddOwner(ctx, console.NewOwner{Key: northgate, Name: northgate}))
@@ -164,7 +200,7 @@ func TestKillDuringReplay(t *testing.T) {
 			}
 		}
 		s.kill()
-		s.start()
+		next()
 	}
 
 	received := make(chan string, len(tried)+1000)
@@ -186,13 +222,13 @@ func TestKillDuringReplay(t *testing.T) {
 	}
 	// Everything acknowledged came, in the order of publishing, and nothing
 	// that was never published.
-	next := 0
+	rest := tried
 	for _, m := range got {
-		i := slices.Index(tried[next:], m)
+		i := slices.Index(rest, m)
 		if i < 0 {
 			t.Fatalf("out of order, twice or never published: %.40s", m)
 		}
-		next += i + 1
+		rest = rest[i+1:]
 	}
 	for _, m := range acked {
 		if !slices.Contains(got, m) {

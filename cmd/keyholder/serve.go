@@ -10,7 +10,8 @@ import (
 
 const serveHelp = `Serves a data folder until it is told to stop (SIGINT or SIGTERM): requests
 under way are finished first. One line per door on standard output when all
-of them answer; the log goes to standard error.
+of them answer; the log goes to standard error. On PostgreSQL a server waits
+as a standby while another one is active on the same database.
 
 example:
   $ keyholder serve -data /var/lib/keyholder`
@@ -26,15 +27,7 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(env.stderr, &slog.HandlerOptions{Level: config.Log.Level}))
-	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, Config: config, Log: log, Now: env.now})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(env.stdout, "issuer %s\napi    %s\nmqtt   %s\n", d.Issuer, d.API, d.MQTT)
-	failed := d.Wait(ctx)
-	log.Info("stopping")
-	if err := d.Close(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("stop: %w", err)
-	}
-	return failed
+	return daemon.Serve(ctx, daemon.Options{Dir: dir, Config: config, Log: log, Now: env.now}, func(d *daemon.Daemon) {
+		fmt.Fprintf(env.stdout, "issuer %s\napi    %s\nmqtt   %s\n", d.Issuer, d.API, d.MQTT)
+	})
 }

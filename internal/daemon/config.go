@@ -40,9 +40,12 @@ type Config struct {
 		API  string `yaml:"api"`
 		MQTT string `yaml:"mqtt"`
 	} `yaml:"listen"`
-	Issuer string `yaml:"issuer"`
-	API    string `yaml:"api"`
-	Auth   struct {
+	Issuer   string `yaml:"issuer"`
+	API      string `yaml:"api"`
+	Database struct {
+		Postgres *Postgres `yaml:"postgres"` // nil: the SQLite file of the data folder
+	} `yaml:"database"`
+	Auth struct {
 		External *External `yaml:"external"` // nil: our own authorization server issues the tokens
 	} `yaml:"auth"`
 	Webhooks struct {
@@ -105,6 +108,10 @@ func (c *Config) check() error {
 		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "/") {
 			return keyholder.Errorf(keyholder.Invalid, "%s is not an https address without query, fragment and final slash", key)
 		}
+	}
+	if p := c.Database.Postgres; p != nil && p.DSNFile == "" {
+		return keyholder.Errorf(keyholder.Invalid, "database.postgres has no dsn_file").
+			WithHint("write the DSN into a file of mode 0600 and name it there")
 	}
 	if c.Auth.External != nil {
 		return c.Auth.External.check()

@@ -46,6 +46,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"external: secret for signed tokens", external("secret_file: x"), "introspection", ""},
 		{"external: introspection without secret", strings.Replace(external("client_id: x"), "rfc9068", "introspection", 1), "secret_file", ""},
 		{"external: introspection with algorithms", strings.Replace(external("client_id: x, secret_file: x, algorithms: [ES256]"), "rfc9068", "introspection", 1), "algorithms", ""},
+		{"database without DSN", strings.Replace(def, "database: {}", "database: {postgres: {}}", 1), "dsn_file", "0600"},
+		{"DSN in the configuration", strings.Replace(def, "database: {}", "database: {postgres: {dsn: x}}", 1), `"dsn"`, "init"},
 		{"no YAML", "\x00", "cannot be read", ""},
 		{"two documents", def + "\n---\ntls: strict\n", "more than one", ""},
 		{"duplicate key", def + "\ntls: strict\n", "cannot be read", ""},

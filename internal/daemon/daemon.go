@@ -67,8 +67,9 @@ type Daemon struct {
 }
 
 // Start opens the data folder and serves it until Close. When it returns,
-// every door answers. Errors: Invalid or Conflict for what the operator can
-// mend.
+// every door answers; on PostgreSQL that may take until another server has
+// ended. Errors: Invalid or Conflict for what the operator can mend,
+// Unavailable for a database that does not answer.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{dir: o.Dir, log: o.Log, listeners: map[string]net.Listener{}, failed: make(chan error, 8)}
 	if d.log == nil {
@@ -99,17 +100,14 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if err := checkFolder(o.Dir); err != nil {
 		return err
 	}
-	var err error
-	if d.lock, err = lock(o.Dir); err != nil {
+	err := d.openStore(ctx, o)
+	if err != nil {
 		return err
 	}
 	if d.pki, err = pki.Open(o.Dir); err != nil {
 		return err
 	}
 	if d.keys, err = keyring.OpenAt(o.Dir, o.Now); err != nil {
-		return err
-	}
-	if d.store, err = store.Open(ctx, filepath.Join(o.Dir, databaseName)); err != nil {
 		return err
 	}
 	factorKey, err := keyring.FactorKey(o.Dir)
@@ -210,6 +208,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	d.serveHTTPS(d.auth.Handler(), d.listeners["auth"], secure)
 	d.serveHTTPS(api.Handler(), d.listeners["api"], secure)
 	d.run("mqtt", func() error { return d.broker.Serve(d.listeners["mqtt"]) })
+	d.run("database", func() error { return d.followStore(ctx) })
 	d.run("webhook", func() error { return d.webhook.Run(ctx) })
 	socket, err := console.Listen(o.Dir)
 	if err != nil {
@@ -289,7 +288,11 @@ const stopLimit = 10 * time.Second
 // files. It is safe to call more than once.
 func (d *Daemon) Close(ctx context.Context) error {
 	d.closing.Do(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		limit := stopLimit
+		if d.lost() {
+			limit = lostLimit
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		d.closed = d.close(ctx)
 	})

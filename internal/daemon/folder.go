@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,31 @@ const (
 // folder that holds one of them already, so that no key is ever overwritten.
 // Errors: Conflict.
 func Init(dir string, now time.Time) error {
+	return initFolder(dir, now, DefaultConfig, func() error {
+		db, err := store.Open(context.Background(), filepath.Join(dir, databaseName))
+		if err != nil {
+			return err
+		}
+		return db.Close()
+	})
+}
+
+// InitPostgres is Init with the database that a file's DSN leads to, which
+// must be empty. Errors: also Invalid and Unavailable.
+func InitPostgres(ctx context.Context, dir, dsnFile string, now time.Time) error {
+	dsnFile, err := filepath.Abs(dsnFile)
+	if err != nil {
+		return fmt.Errorf("find the file of the DSN: %w", err)
+	}
+	dsn, err := readDSN(dsnFile)
+	if err != nil {
+		return err
+	}
+	config := bytes.Replace(DefaultConfig, []byte("\ndatabase: {}\n"), fmt.Appendf(nil, "\ndatabase:\n  postgres:\n    dsn_file: %q\n", dsnFile), 1)
+	return initFolder(dir, now, config, func() error { return store.InitPostgres(ctx, dsn) })
+}
+
+func initFolder(dir string, now time.Time, config []byte, database func() error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create the data folder: %w", err)
 	}
@@ -42,21 +68,17 @@ func Init(dir string, now time.Time) error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return fmt.Errorf("protect the data folder: %w", err)
 	}
+	if err := database(); err != nil { // first, because it is what may fail
+		return err
+	}
 	if err := pki.Init(dir, now, nil); err != nil {
 		return err
 	}
 	if err := keyring.Init(dir); err != nil {
 		return err
 	}
-	db, err := store.Open(context.Background(), filepath.Join(dir, databaseName))
-	if err != nil {
-		return err
-	}
-	if err := db.Close(); err != nil {
-		return err
-	}
 	// Last, because serve takes its presence for a complete folder.
-	if err := os.WriteFile(filepath.Join(dir, ConfigName), DefaultConfig, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ConfigName), config, 0o600); err != nil {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return nil

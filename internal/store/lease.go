@@ -56,16 +56,12 @@ func newLease() *lease {
 func (l *lease) answered(sent time.Time) { l.heard.Store(sent.UnixNano()) }
 
 // acquire opens the writing session and waits until it has the lock, as long
-// as that takes.
+// as that takes. Once it has to wait, it connects again where it must.
 func (l *lease) acquire(ctx context.Context, db *sql.DB, log *slog.Logger) error {
-	var err error
-	if l.conn, err = db.Conn(ctx); err != nil {
-		return unreachable(err)
-	}
 	for standby := false; ; standby = true {
-		locked, err := l.ask(ctx, time.Now(), "SELECT pg_try_advisory_lock(?)")
+		locked, err := l.lock(ctx, db)
 		switch {
-		case err != nil:
+		case err != nil && !standby:
 			return unreachable(err)
 		case locked:
 			l.watching.Go(l.watch)
@@ -83,6 +79,22 @@ func (l *lease) acquire(ctx context.Context, db *sql.DB, log *slog.Logger) error
 	}
 }
 
+// lock tries to get the lock, in a new session if there is none.
+func (l *lease) lock(ctx context.Context, db *sql.DB) (bool, error) {
+	if l.conn == nil {
+		var err error
+		if l.conn, err = db.Conn(ctx); err != nil {
+			return false, err
+		}
+	}
+	locked, err := l.ask(ctx, time.Now(), "SELECT pg_try_advisory_lock(?)")
+	if err != nil {
+		_ = l.conn.Close()
+		l.conn = nil
+	}
+	return locked, err
+}
+
 // pause waits, unless the lease is lost meanwhile.
 func (l *lease) pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -91,7 +103,7 @@ func (l *lease) pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-l.lost:
-		return errLost
+		return ErrLost
 	case <-ctx.Done():
 		return ctx.Err()
 	}

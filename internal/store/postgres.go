@@ -22,7 +22,8 @@ import (
 // readers bounds the connections that queries share.
 const readers = 8
 
-var errLost = keyholder.Errorf(keyholder.Unavailable, "the connection to the database was lost").
+// ErrLost is what a write is answered when the right to write is lost.
+var ErrLost = keyholder.Errorf(keyholder.Unavailable, "the connection to the database was lost").
 	WithHint("see that PostgreSQL runs and can be reached")
 
 // OpenPostgres opens a PostgreSQL database (14 or later), applies pending
@@ -68,6 +69,30 @@ func (s *Store) openPostgres(ctx context.Context, config *pgx.ConnConfig, log *s
 		return errors.Join(err, db.Close())
 	}
 	return db.Close()
+}
+
+// InitPostgres puts the schema into an empty PostgreSQL database. Errors:
+// Conflict if it holds a table, else as OpenPostgres.
+func InitPostgres(ctx context.Context, dsn string) error {
+	config, err := parseDSN(dsn)
+	if err != nil {
+		return err
+	}
+	db := openReaders(config)
+	defer db.Close()
+	var tables int
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema()").Scan(&tables); err != nil {
+		return unreachable(err)
+	}
+	if tables > 0 {
+		return keyholder.Errorf(keyholder.Conflict, "the database is not empty").
+			WithHint("give an empty one; for a standby copy the data folder of the server that is there, docs/operate.md says how")
+	}
+	s, err := OpenPostgres(ctx, dsn, slog.Default())
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // parseDSN reads a DSN and adds what every connection needs.

@@ -71,7 +71,7 @@ func (s *Store) enqueue(ctx context.Context, c *change) error {
 	case s.queue <- c:
 		return nil
 	case <-s.Lost():
-		return errLost
+		return ErrLost
 	case <-ctx.Done():
 		return ctx.Err()
 	}
