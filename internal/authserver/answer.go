@@ -76,3 +76,14 @@ func writeProblem(w http.ResponseWriter, status int, detail string) {
 // newReference returns an ID under which an internal error is logged; the
 // caller is shown nothing else of it.
 func newReference() string { return rand.Text()[:10] }
+
+// writeOptions sends the options of a passkey ceremony, or says that there is
+// none.
+func writeOptions(w http.ResponseWriter, options []byte, err error) {
+	if err != nil {
+		writeProblem(w, http.StatusForbidden, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(options)
+}

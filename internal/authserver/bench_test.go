@@ -1,6 +1,7 @@
 package authserver_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -73,6 +74,13 @@ func must[T any](v T, err error) T {
 
 func open(t testing.TB) *bench {
 	t.Helper()
+	return openAt(t, "127.0.0.1")
+}
+
+// openAt opens a bench whose issuer has that host. Passkeys are for names
+// only: with an address there are none.
+func openAt(t testing.TB, host string) *bench {
+	t.Helper()
 	dir := t.TempDir()
 	b := &bench{t: t, path: filepath.Join(dir, "keyholder.db")}
 	if err := pki.Init(filepath.Join(dir, "pki"), time.Now(), nil); err != nil {
@@ -84,7 +92,11 @@ func open(t testing.TB) *bench {
 	}
 	b.keys = must(keyring.Open(filepath.Join(dir, "keys")))
 	b.listener = must(net.Listen("tcp", "127.0.0.1:0"))
-	b.issuer = "https://" + b.listener.Addr().String()
+	_, port, err := net.SplitHostPort(b.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.issuer = "https://" + net.JoinHostPort(host, port)
 	b.start()
 	t.Cleanup(b.stop)
 	b.populate()
@@ -97,7 +109,7 @@ func (b *bench) start() {
 	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.store = must(store.Open(ctx, b.path))
-	b.ledger = must(ledger.Open(ctx, ledger.Config{Store: b.store, Now: b.now, Log: quiet,
+	b.ledger = must(ledger.Open(ctx, ledger.Config{Store: b.store, Now: b.now, Log: quiet, FactorKey: bytes.Repeat([]byte{7}, ledger.FactorKeySize),
 		Sign: func(p []byte) (string, error) { return b.keys.Sign(p, "keyholder-receipt+jws") }}))
 	b.server = must(authserver.New(authserver.Config{Ledger: b.ledger, Keyring: b.keys, Authority: b.authority,
 		Issuer: b.issuer, Audiences: []string{apiBase}, Log: quiet}))
@@ -106,7 +118,7 @@ func (b *bench) start() {
 		b.listener = must(net.Listen("tcp", strings.TrimPrefix(b.issuer, "https://")))
 	}
 	config := keyholder.TLSStrict.Config()
-	config.Certificates = []tls.Certificate{must(b.authority.ServerCertificate([]string{"127.0.0.1"}, time.Now()))}
+	config.Certificates = []tls.Certificate{must(b.authority.ServerCertificate([]string{"127.0.0.1", "localhost"}, time.Now()))}
 	config.ClientAuth = tls.RequestClientCert
 	b.http = &http.Server{Handler: b.server.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(quiet.Handler(), slog.LevelDebug)}
 	go func(s *http.Server, l net.Listener) { _ = s.Serve(tls.NewListener(l, config)) }(b.http, b.listener)

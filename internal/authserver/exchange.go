@@ -23,6 +23,7 @@ const (
 	endpointRevoke      endpoint = "revoke"
 	endpointPush        endpoint = "par"
 	endpointEndings     endpoint = "endings"
+	endpointAccount     endpoint = "account"
 )
 
 // exchange is what is known of one request. It travels in the request's

@@ -6,11 +6,13 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/luikyv/go-oidc/pkg/goidc"
 
@@ -20,6 +22,8 @@ import (
 // Steps of a sign-in.
 const (
 	stepSignIn  = "signin"
+	stepFactor  = "factor" // a second one
+	stepEnrol   = "enrol"  // a second one is required, and the user has none
 	stepConsent = "consent"
 )
 
@@ -43,6 +47,10 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 	if !step.sameBrowser() {
 		s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "This sign-in belongs to another browser",
 			Text: "Go back to the app and begin again in this one.", Detail: "the sign-in was begun in another browser, or its cookie is gone"})
+		return goidc.StatusPending, nil
+	}
+	if err := step.open(); err != nil {
+		ex.fault = err
 		return goidc.StatusPending, nil
 	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
@@ -80,7 +88,37 @@ type interaction struct {
 	ex     *exchange
 	as     *goidc.AuthnSession
 	app    keyholder.App
-	cookie string // of the browser, which has been checked
+	cookie string   // of the browser, which has been checked
+	signIn *attempt // until the user is signed in
+}
+
+// open reads what is kept of the sign-in. One that has ended meanwhile begins
+// anew.
+func (i *interaction) open() (err error) {
+	if i.signIn, err = decodeAttempt(i.text(keyAttempt)); err != nil {
+		return fmt.Errorf("read a sign-in: %w", err)
+	}
+	at, _ := i.as.Store[keySignedIn].(float64)
+	if i.text(keyStep) == stepConsent && !keyholder.PermitSession(i.ledger.User(keyholder.UserID(i.text(keyUser))), time.UnixMicro(int64(at))).Allowed {
+		return i.restart()
+	}
+	return nil
+}
+
+// restart forgets who is signing in.
+func (i *interaction) restart() error {
+	i.signIn = new(attempt)
+	delete(i.as.Store, keyUser)
+	delete(i.as.Store, keySignedIn)
+	delete(i.as.Store, keyFactors)
+	return i.keep()
+}
+
+// keep stores the sign-in; it is made durable with the session.
+func (i *interaction) keep() (err error) {
+	i.as.Store[keyStep] = i.signIn.step()
+	i.as.Store[keyAttempt], err = i.signIn.encode()
+	return err
 }
 
 func (i *interaction) text(key string) string {
@@ -116,8 +154,12 @@ func (i *interaction) post() goidc.Status {
 	switch action := form.Get("action"); {
 	case action == "refuse":
 		return i.refuse()
-	case action == "signin" && i.text(keyStep) == stepSignIn:
-		return i.signIn(form.Get("login"), form.Get("password"))
+	case i.text(keyStep) != stepConsent && isFactor(action):
+		return i.present()
+	case i.text(keyStep) != stepConsent && action == actionPasskeyOptions:
+		return i.passkeyOptions()
+	case i.text(keyStep) != stepConsent && action == actionRestart:
+		return i.next(i.restart())
 	case action == "share" && i.text(keyStep) == stepConsent:
 		return i.share(keyholder.AgreementID(form.Get("agreement")))
 	}
@@ -140,29 +182,51 @@ func (i *interaction) refuse() goidc.Status {
 	return goidc.StatusFailure
 }
 
-func (i *interaction) signIn(login, password string) goidc.Status {
-	u, err := i.ledger.CheckPassword(i.r.Context(), login, password)
+// present takes a form that presents a factor.
+func (i *interaction) present() goidc.Status {
+	done, complaint, err := i.Server.present(i.r.Context(), i.signIn, i.ex.form, string(i.app.ID),
+		func(u keyholder.User) keyholder.FactorPolicy { return i.ledger.Owner(u.Owner).Factor })
 	if err == nil {
-		err = i.ledger.SignIn(i.r.Context(), u.ID, []keyholder.Factor{keyholder.FactorPassword}, i.ledger.Owner(u.Owner).Factor)
+		err = i.keep()
 	}
-	switch keyholder.CodeOf(err) {
-	case keyholder.Denied:
-		i.show(http.StatusForbidden, "The login or the password is wrong.")
-		return goidc.StatusPending
-	case keyholder.Unavailable:
-		text := "Too many failed attempts. Wait a while before you try again."
-		i.w.Header().Set("Retry-After", "60")
-		i.show(http.StatusTooManyRequests, text)
+	if complaint != nil {
+		if complaint.status == http.StatusTooManyRequests {
+			i.w.Header().Set("Retry-After", "60")
+		}
+		i.show(complaint.status, complaint.text)
 		return goidc.StatusPending
 	}
+	if done {
+		i.as.Store[keyUser] = string(i.signIn.User)
+		i.as.Store[keySignedIn] = i.ledger.Now().UnixMicro()
+		i.as.Store[keyFactors] = joinFactors(i.signIn.Presented)
+		i.as.Store[keyStep] = stepConsent
+		delete(i.as.Store, keyAttempt)
+	}
+	return i.next(err)
+}
+
+// next sends the browser to the page of the step it has come to.
+func (i *interaction) next(err error) goidc.Status {
 	if err != nil {
 		i.ex.fault = err
 		return goidc.StatusPending
 	}
-	i.as.Store[keyUser] = string(u.ID)
-	i.as.Store[keySignedIn] = i.now().Unix()
-	i.as.Store[keyStep] = stepConsent
 	http.Redirect(i.w, i.r, sessionPath(i.as.ID), http.StatusSeeOther)
+	return goidc.StatusPending
+}
+
+// passkeyOptions tells the script what a passkey has to sign.
+func (i *interaction) passkeyOptions() goidc.Status {
+	options, err := i.beginPasskey(i.r.Context(), i.signIn)
+	if err == nil {
+		err = i.keep()
+	}
+	if err != nil && keyholder.CodeOf(err) != keyholder.Denied {
+		i.ex.fault = err
+		return goidc.StatusPending
+	}
+	writeOptions(i.w, options, err)
 	return goidc.StatusPending
 }
 
@@ -218,9 +282,14 @@ func (i *interaction) show(status int, alert string) {
 		Alert:    alert,
 		Redirect: redirectSource(i.as.RedirectURI),
 	}
-	if i.text(keyStep) == stepSignIn {
+	p.Passkeys = i.relyingParty != nil
+	switch i.text(keyStep) {
+	case stepSignIn:
 		p.Login = i.ex.form.Get("login")
 		i.pages.signIn(i.w, status, &p)
+		return
+	case stepFactor, stepEnrol:
+		i.showFactor(status, &p)
 		return
 	}
 	user := i.ledger.User(keyholder.UserID(i.text(keyUser)))
@@ -229,6 +298,24 @@ func (i *interaction) show(status int, alert string) {
 		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose, Until: untilText(a.End)})
 	}
 	i.pages.consent(i.w, status, &p)
+}
+
+// showFactor answers with the page that asks for a second factor, or says that
+// one has to be set up.
+func (i *interaction) showFactor(status int, p *page) {
+	user := i.ledger.User(i.signIn.User)
+	set, err := i.ledger.Factors(i.r.Context(), user.ID)
+	if err != nil {
+		i.ex.fault = err
+		return
+	}
+	p.User, p.Owner, p.Factors = user.Login, i.ledger.Owner(user.Owner).Name, set
+	if i.text(keyStep) == stepEnrol {
+		i.pages.enrol(i.w, status, p)
+		return
+	}
+	p.Passkeys = p.Passkeys && set.Passkeys > 0
+	i.pages.factor(i.w, status, p)
 }
 
 // redirectSource is the CSP source of a redirect URI: browsers apply

@@ -127,7 +127,7 @@ func clientCertificate(ctx context.Context) (*x509.Certificate, error) {
 func (s *Server) prepareGrant(ctx context.Context, by goidc.GrantType, g *goidc.Grant) error {
 	switch by {
 	case goidc.GrantAuthorizationCode:
-		g.Store = map[string]any{keySubscription: g.Store[keySubscription], keySignedIn: g.Store[keySignedIn]}
+		g.Store = map[string]any{keySubscription: g.Store[keySubscription], keySignedIn: g.Store[keySignedIn], keyFactors: g.Store[keyFactors]}
 	case goidc.GrantClientCredentials:
 		return s.prepareMachineGrant(exchangeOf(ctx), g)
 	}
@@ -198,7 +198,11 @@ func (s *Server) tokenClaims(_ context.Context, t *goidc.Token, g *goidc.Grant) 
 func (s *Server) idTokenClaims(_ context.Context, g *goidc.Grant) map[string]any {
 	claims := map[string]any{goidc.ClaimIssuedAt: s.now().Unix(), goidc.ClaimExpiry: s.now().Add(tokenLifetime).Unix()}
 	if at, ok := g.Store[keySignedIn].(float64); ok {
-		claims[goidc.ClaimAuthTime] = int64(at)
+		claims[goidc.ClaimAuthTime] = int64(at) / 1e6
+	}
+	if names, ok := g.Store[keyFactors].(string); ok {
+		presented := splitFactors(names)
+		claims[goidc.ClaimAMR], claims[goidc.ClaimACR] = keyholder.SignInMethods(presented), keyholder.SignInClass(presented)
 	}
 	return claims
 }
@@ -206,7 +210,9 @@ func (s *Server) idTokenClaims(_ context.Context, g *goidc.Grant) map[string]any
 // Names in the free part of the library's records.
 const (
 	keySubscription = "subscription"
-	keySignedIn     = "signed_in" // Unix seconds
+	keySignedIn     = "signed_in" // Unix microseconds
+	keyFactors      = "factors"   // that were presented
+	keyAttempt      = "attempt"   // of a user who is not signed in yet
 	keyUser         = "user"
 	keyStep         = "step"
 	keyBrowser      = "browser" // hash of the browser's cookie

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
+
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -78,9 +80,12 @@ type Server struct {
 	log       *slog.Logger
 	now       func() time.Time
 
-	library  http.Handler // go-oidc's own routes, never exposed as they are
-	handler  http.Handler
-	pages    *pages
+	library http.Handler // go-oidc's own routes, never exposed as they are
+	handler http.Handler
+	pages   *pages
+
+	relyingParty *webauthn.WebAuthn // nil: no passkeys
+
 	machines *machineGrants
 	denials  *denials
 	feed     *feed
@@ -125,6 +130,9 @@ func New(cfg Config) (*Server, error) {
 	if s.pages, err = newPages(cfg.Issuer); err != nil {
 		return nil, err
 	}
+	if s.relyingParty, err = newRelyingParty(cfg.Issuer); err != nil {
+		return nil, err
+	}
 	if s.library, err = newLibrary(s); err != nil {
 		return nil, fmt.Errorf("authorization server: %w", err)
 	}
@@ -167,6 +175,7 @@ func (s *Server) routes() http.Handler {
 
 // routeTokens adds what it takes to issue tokens.
 func (s *Server) routeTokens(mux *http.ServeMux) {
+	s.routeAccount(mux)
 	mux.HandleFunc("GET /authorize", s.serveAuthorize)
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
 	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -21,9 +22,10 @@ const (
 )
 
 // SignIn decides whether the factors that a user has presented sign them in
-// under a policy, and records it if they do. Errors: Denied, when the user
+// under a policy, and records it if they do. at says where: the ID of the app
+// that asked, or a word. Errors: Denied, when the user
 // has to present more or may not sign in at all.
-func (l *Ledger) SignIn(ctx context.Context, user keyholder.UserID, presented []keyholder.Factor, policy keyholder.FactorPolicy) error {
+func (l *Ledger) SignIn(ctx context.Context, user keyholder.UserID, presented []keyholder.Factor, policy keyholder.FactorPolicy, at string) error {
 	return l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		u := l.User(user)
 		set, err := factors(ctx, tx, user)
@@ -33,7 +35,15 @@ func (l *Ledger) SignIn(ctx context.Context, user keyholder.UserID, presented []
 		if err := keyholder.PermitSignIn(u, presented, set, policy).Err(); err != nil {
 			return err
 		}
-		return l.appendSignIn(tx, keyholder.EventSignedIn, string(user), user, detail{"owner": string(u.Owner), "factors": joined(presented)})
+		return l.appendSignIn(tx, keyholder.EventSignedIn, string(user), user, detail{"owner": string(u.Owner), "factors": joined(presented), "at": at})
+	})
+}
+
+// FailSignIn records that a user presented a factor in vain. An empty user
+// stands for an unknown one.
+func (l *Ledger) FailSignIn(ctx context.Context, user keyholder.UserID, factor keyholder.Factor, reason string) error {
+	return l.store.Write(ctx, func(tx *store.Tx) error {
+		return l.appendSignIn(tx, keyholder.EventSignInFailed, "user", user, detail{"factor": string(factor), "reason": reason})
 	})
 }
 
@@ -221,6 +231,11 @@ func (l *Ledger) SetFactorPolicy(ctx context.Context, actor string, owner keyhol
 	return o, err
 }
 
+// ErrThrottled is in the chain of the error of a sign-in that is not looked at
+// because too many before it failed.
+var ErrThrottled = errors.New("throttled")
+
 func errWait(wait time.Duration) error {
-	return keyholder.Errorf(keyholder.Unavailable, "too many failed sign-ins").WithHint("try again in %s", wait.Round(time.Second))
+	return &keyholder.Error{Code: keyholder.Unavailable, Detail: "too many failed sign-ins",
+		Hint: fmt.Sprintf("try again in %s", wait.Round(time.Second)), Err: ErrThrottled}
 }

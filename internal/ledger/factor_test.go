@@ -265,7 +265,7 @@ func TestSignIn(t *testing.T) {
 	p := b.onboard("northgate")
 	ctx, user := t.Context(), p.user.ID
 	signIn := func(policy keyholder.FactorPolicy, presented ...keyholder.Factor) keyholder.Code {
-		return keyholder.CodeOf(b.SignIn(ctx, user, presented, policy))
+		return keyholder.CodeOf(b.SignIn(ctx, user, presented, policy, "test"))
 	}
 	if code := signIn(keyholder.FactorOptional, keyholder.FactorPassword); code != "" {
 		t.Errorf("a password alone: %q", code)

@@ -89,9 +89,7 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	ok := l.passwords.verify(stored, password) && u.ID != "" && u.Disabled.IsZero()
 	if !ok {
 		l.passwords.failed(login)
-		if err := l.store.Write(ctx, func(tx *store.Tx) error {
-			return l.appendSignIn(tx, keyholder.EventSignInFailed, "user", u.ID, detail{"factor": string(keyholder.FactorPassword)})
-		}); err != nil {
+		if err := l.FailSignIn(ctx, u.ID, keyholder.FactorPassword, "wrong"); err != nil {
 			return keyholder.User{}, err
 		}
 		return keyholder.User{}, keyholder.Errorf(keyholder.Denied, "the login or the password is wrong")

@@ -22,7 +22,7 @@ const sweepRows = 16
 // Session is a sign-in and consent in progress at the authorization server.
 type Session struct {
 	ID      Digest // of the ID in the browser's address
-	Client  string // ID of the app that asked
+	Client  string // ID of the app that asked, or what else it is for
 	Version int64  // of the stored row; 0 for a session not yet stored
 	Body    []byte // the authorization server's record, without the ID
 	Pending bool   // false once finished: then it never changes again
@@ -60,11 +60,17 @@ func (l *Ledger) insertSession(tx *store.Tx, s Session) error {
 	if open >= maxSessions {
 		return keyholder.Errorf(keyholder.Unavailable, "too many sign-ins are open").WithHint("try again in some minutes")
 	}
-	if _, err := tx.Exec("INSERT INTO sessions (id, client, version, body, pending, expires) VALUES (?, ?, 1, ?, ?, ?)",
-		s.ID[:], s.Client, s.Body, s.Pending, micros(s.Expires)); err != nil {
+	// The account page keeps the ID of a session that has expired.
+	result, err := tx.Exec(`INSERT INTO sessions (id, client, version, body, pending, expires) VALUES (?, ?, 1, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET client = excluded.client, version = 1, body = excluded.body, pending = excluded.pending, expires = excluded.expires
+WHERE sessions.expires <= ?`, s.ID[:], s.Client, s.Body, s.Pending, micros(s.Expires), micros(l.Now()))
+	if err != nil {
 		return fmt.Errorf("add a session: %w", err)
 	}
-	return nil
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return keyholder.Errorf(keyholder.Conflict, "there is such a session")
 }
 
 // sweep takes some expired rows out of a table with a column expires.
