@@ -30,6 +30,30 @@ example:
 	return f.added(string(o.ID), o)
 }
 
+func runOwnerFactor(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "owner factor", `
+Settles whether the users of an owner need a second factor (an authenticator
+app or a passkey) before they can share anything. "optional" asks those for it
+who have set one up; "required" asks everybody. Who has none sets one up on the
+account page, /account on the authorization server.
+
+example:
+  $ keyholder owner factor -owner st-anna -policy required
+  required`).server().reading()
+	owner := f.need("owner", "`KEY`: key or ID of the owner")
+	policy := f.need("policy", "`POLICY`: optional or required")
+	c, _, err := f.connect(args)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	o, err := c.SetFactorPolicy(ctx, console.FactorPolicy{Owner: *owner, Policy: *policy})
+	if err != nil {
+		return err
+	}
+	return f.added(string(o.Factor), o)
+}
+
 func owners() noun[keyholder.Owner] {
 	return noun[keyholder.Owner]{
 		name: "owner", plural: "owners", key: "KEY-OR-ID",
@@ -38,6 +62,7 @@ func owners() noun[keyholder.Owner] {
 			{title: "id", text: func(o keyholder.Owner, _ time.Time) string { return string(o.ID) }},
 			{title: "key", text: func(o keyholder.Owner, _ time.Time) string { return o.Key }},
 			{title: "name", text: func(o keyholder.Owner, _ time.Time) string { return o.Name }},
+			{title: "second factor", text: func(o keyholder.Owner, _ time.Time) string { return string(o.Factor) }, wide: true},
 			{title: "added", text: func(o keyholder.Owner, _ time.Time) string { return stamp(o.Created) }, wide: true},
 		},
 		example: `  ID                                    KEY      NAME

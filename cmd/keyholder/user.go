@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/console"
 )
 
@@ -26,14 +27,9 @@ example:
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	password, drawn := "", false
-	if *file == "" {
-		password, drawn = drawPassword(), true
-	} else {
-		var err error
-		if password, err = readSecret(env, *file); err != nil {
-			return err
-		}
+	password, drawn, err := choosePassword(env, *file)
+	if err != nil {
+		return err
 	}
 	c, err := f.dial()
 	if err != nil {
@@ -44,6 +40,20 @@ example:
 	if err != nil {
 		return err
 	}
+	return f.addedWithPassword(env, u, password, drawn)
+}
+
+// choosePassword reads a password from a file, or draws one if there is none.
+func choosePassword(env *environment, file string) (password string, drawn bool, err error) {
+	if file == "" {
+		return drawPassword(), true, nil
+	}
+	password, err = readSecret(env, file)
+	return password, false, err
+}
+
+// addedWithPassword prints a user, and the password if it was drawn here.
+func (f *flags) addedWithPassword(env *environment, u console.User, password string, drawn bool) error {
 	if !drawn {
 		return f.added(string(u.ID), u)
 	}
@@ -54,8 +64,67 @@ example:
 			Password string `json:"password"`
 		}{u, password})
 	}
-	_, err = fmt.Fprintf(env.stdout, "%s\n%s\n", u.ID, password)
+	_, err := fmt.Fprintf(env.stdout, "%s\n%s\n", u.ID, password)
 	return err
+}
+
+func runUserReset(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "user reset", `
+Gives a user a new password and takes away the authenticator app, all passkeys
+and all recovery codes, for somebody who has lost them. Make sure that it is
+them who ask. All their sign-ins end; what they have shared goes on. They see
+it on the account page. Without -password-file a strong password is drawn and
+printed on a second line, this one time.
+
+example:
+  $ keyholder user reset -login facility@st-anna
+  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22
+  k3vqh-p2xwd-7rmua-zzt4c`).server().reading()
+	login := f.need("login", "`LOGIN`: what the user types to sign in")
+	file := f.value("password-file", "`FILE`: file with the new password, at least 12 bytes; - is standard input")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	password, drawn, err := choosePassword(env, *file)
+	if err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	u, err := c.ResetUser(ctx, console.UserReset{Login: *login, Password: password})
+	if err != nil {
+		return err
+	}
+	return f.addedWithPassword(env, u, password, drawn)
+}
+
+// userStateCommand makes the commands that disable and enable a user.
+func userStateCommand(verb string, disabled bool) func(context.Context, *environment, []string) error {
+	does := map[bool]string{true: `
+Keeps a user from signing in and ends their sign-ins. What they have shared
+goes on; to end it, cut the consent.`, false: `
+Lets a disabled user sign in again.`}[disabled]
+	return func(ctx context.Context, env *environment, args []string) error {
+		f := newFlags(env, "user "+verb, does+`
+
+example:
+  $ keyholder user `+verb+` -login facility@st-anna
+  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
+		login := f.need("login", "`LOGIN`: what the user types to sign in")
+		c, _, err := f.connect(args)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		u, err := c.SetUserState(ctx, console.UserState{Login: *login, Disabled: disabled})
+		if err != nil {
+			return err
+		}
+		return f.added(string(u.ID), u)
+	}
 }
 
 // drawPassword draws 100 bits, in letters and digits that are not mistaken
@@ -73,9 +142,33 @@ func users() noun[console.User] {
 			{title: "id", text: func(u console.User, _ time.Time) string { return string(u.ID) }},
 			{title: "owner", text: func(u console.User, _ time.Time) string { return u.OwnerKey }},
 			{title: "login", text: func(u console.User, _ time.Time) string { return u.Login }},
+			{title: "second factors", text: func(u console.User, _ time.Time) string { return factorsInWords(u.Factors) }},
+			{title: "state", text: func(u console.User, _ time.Time) string { return userState(u) }},
+			{title: "password replaced", text: func(u console.User, _ time.Time) string { return stamp(u.Renewed) }, wide: true},
 			{title: "added", text: func(u console.User, _ time.Time) string { return stamp(u.Created) }, wide: true},
 		},
-		example: `  ID                                    OWNER    LOGIN
-  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22  st-anna  facility@st-anna`,
+		example: `  ID                                    OWNER    LOGIN             SECOND FACTORS  STATE
+  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22  st-anna  facility@st-anna  1 passkey       may sign in`,
 	}
+}
+
+func factorsInWords(f keyholder.Factors) string {
+	var words []string
+	if !f.TOTP.IsZero() {
+		words = append(words, "app")
+	}
+	switch {
+	case f.Passkeys == 1:
+		words = append(words, "1 passkey")
+	case f.Passkeys > 1:
+		words = append(words, fmt.Sprintf("%d passkeys", f.Passkeys))
+	}
+	return joined(words, "none")
+}
+
+func userState(u console.User) string {
+	if u.Disabled.IsZero() {
+		return "may sign in"
+	}
+	return "disabled " + stamp(u.Disabled)
 }

@@ -25,12 +25,6 @@ type NewUser struct {
 	Password string `json:"password"`
 }
 
-// User is a user with the key of its owner.
-type User struct {
-	keyholder.User
-	OwnerKey string `json:"owner_key"`
-}
-
 // NewApp asks to register a client application.
 type NewApp struct {
 	Name           string                `json:"name"`
@@ -106,16 +100,16 @@ func (c *Console) findOwner(keyOrID string) (keyholder.Owner, error) {
 	return o, nil
 }
 
-func (c *Console) listUsers(context.Context) ([]User, error) {
+func (c *Console) listUsers(ctx context.Context) ([]User, error) {
 	users := []User{}
 	for _, u := range c.ledger.ListUsers() {
-		users = append(users, c.describeUser(u))
+		described, err := c.describeUser(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		users = append(users, described)
 	}
 	return users, nil
-}
-
-func (c *Console) describeUser(u keyholder.User) User {
-	return User{User: u, OwnerKey: c.ledger.Owner(u.Owner).Key}
 }
 
 func (c *Console) addUser(ctx context.Context, q NewUser) (User, error) {
@@ -124,12 +118,18 @@ func (c *Console) addUser(ctx context.Context, q NewUser) (User, error) {
 		return User{}, err
 	}
 	u, err := c.ledger.AddUser(ctx, ledger.Administrator, o.ID, q.Login, q.Password)
-	return c.describeUser(u), err
+	if err != nil {
+		return User{}, err
+	}
+	return c.describeUser(ctx, u)
 }
 
-func (c *Console) user(_ context.Context, id string) (User, error) {
+func (c *Console) user(ctx context.Context, id string) (User, error) {
 	u, err := byID(id, "user", c.ledger.User, func(u keyholder.User) bool { return u.ID != "" })
-	return c.describeUser(u), err
+	if err != nil {
+		return User{}, err
+	}
+	return c.describeUser(ctx, u)
 }
 
 func (c *Console) listApps(context.Context) ([]keyholder.App, error) {

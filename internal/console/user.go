@@ -1,0 +1,102 @@
+package console
+
+import (
+	"context"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
+)
+
+// User is a user with the key of its owner and with what they have set up to
+// sign in with besides the password.
+type User struct {
+	keyholder.User
+	OwnerKey string            `json:"owner_key"`
+	Factors  keyholder.Factors `json:"factors"`
+}
+
+// UserReset asks to give a user a new password and to take away all second
+// factors.
+type UserReset struct {
+	Login    string `json:"login"`
+	Password string `json:"password"`
+}
+
+// UserState asks to keep a user from signing in, or to let them again.
+type UserState struct {
+	Login    string `json:"login"`
+	Disabled bool   `json:"disabled"`
+}
+
+// FactorPolicy asks to settle whether the users of an owner need a second
+// factor.
+type FactorPolicy struct {
+	Owner  string `json:"owner"` // key or ID
+	Policy string `json:"policy"`
+}
+
+// ResetUser gives a user a new password and takes away all second factors.
+func (c *Client) ResetUser(ctx context.Context, q UserReset) (User, error) {
+	return send[User](ctx, c, "user-resets", q)
+}
+
+// SetUserState disables or enables a user.
+func (c *Client) SetUserState(ctx context.Context, q UserState) (User, error) {
+	return send[User](ctx, c, "user-states", q)
+}
+
+// SetFactorPolicy settles whether the users of an owner need a second factor.
+func (c *Client) SetFactorPolicy(ctx context.Context, q FactorPolicy) (keyholder.Owner, error) {
+	return send[keyholder.Owner](ctx, c, "factor-policies", q)
+}
+
+func (c *Console) resetUser(ctx context.Context, q UserReset) (User, error) {
+	u, err := c.findUser(q.Login)
+	if err != nil {
+		return User{}, err
+	}
+	if u, err = c.ledger.ResetUser(ctx, ledger.Administrator, u.ID, q.Password); err != nil {
+		return User{}, err
+	}
+	return c.describeUser(ctx, u)
+}
+
+func (c *Console) setUserState(ctx context.Context, q UserState) (User, error) {
+	u, err := c.findUser(q.Login)
+	if err != nil {
+		return User{}, err
+	}
+	set := c.ledger.EnableUser
+	if q.Disabled {
+		set = c.ledger.DisableUser
+	}
+	if u, err = set(ctx, ledger.Administrator, u.ID); err != nil {
+		return User{}, err
+	}
+	return c.describeUser(ctx, u)
+}
+
+func (c *Console) setFactorPolicy(ctx context.Context, q FactorPolicy) (keyholder.Owner, error) {
+	o, err := c.findOwner(q.Owner)
+	if err != nil {
+		return keyholder.Owner{}, err
+	}
+	policy, err := keyholder.ParseFactorPolicy(q.Policy)
+	if err != nil {
+		return keyholder.Owner{}, err
+	}
+	return c.ledger.SetFactorPolicy(ctx, ledger.Administrator, o.ID, policy)
+}
+
+func (c *Console) findUser(login string) (keyholder.User, error) {
+	u := c.ledger.UserByLogin(login)
+	if u.ID == "" {
+		return u, keyholder.Errorf(keyholder.NotFound, "no user of that login").WithHint("`keyholder user list` shows them")
+	}
+	return u, nil
+}
+
+func (c *Console) describeUser(ctx context.Context, u keyholder.User) (User, error) {
+	set, err := c.ledger.Factors(ctx, u.ID)
+	return User{User: u, OwnerKey: c.ledger.Owner(u.Owner).Key, Factors: set}, err
+}
