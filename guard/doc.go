@@ -15,6 +15,11 @@
 // is refused with a [keyholder.Error]. It logs nothing and repeats nothing of
 // a token in an error.
 //
+// A token bound to a key (cnf.jkt) comes with the scheme DPoP and a proof of
+// that key for the very request (RFC 9449), which is taken once. Used proofs
+// are remembered in memory until they are too old: a full memory refuses
+// further ones, and a guard that has just begun refuses those made before.
+//
 // Certificate-bound tokens (RFC 8705) need the TLS connection to end in this
 // process; behind a proxy that ends it they are refused.
 package guard

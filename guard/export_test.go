@@ -34,3 +34,12 @@ var ParseKeySet = parseKeySet
 func ReadEvents(r io.Reader, emit func(id string, e *keyholder.Ending)) error {
 	return readEvents(r, func(e feedEvent) { emit(e.id, e.ending) })
 }
+
+// The limits of the memory of used proofs.
+const (
+	MaxReplays    = maxReplays
+	MaxKeyReplays = maxKeyReplays
+)
+
+// NewReplays returns the use of a memory of used proofs.
+func NewReplays(now time.Time) func(DPoP, time.Time) error { return newReplays(now).use }

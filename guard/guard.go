@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -70,6 +72,13 @@ type Config struct {
 	// does not name it. Empty means "subscription_id".
 	SubscriptionClaim string
 
+	// BaseURL is the https URL under which the parties reach what the guard
+	// protects, up to the path that its handlers see. DPoP proofs (RFC 9449)
+	// name the address they are for, and behind a proxy nobody else knows it.
+	// Empty means the host of Audience if that is an https URL; without
+	// either, tokens bound to a key are refused.
+	BaseURL string
+
 	// Ended may name tokens that were ended before they expire, for example
 	// those of an ended grant. It is asked on every use of a token and must
 	// be fast. May be nil.
@@ -104,6 +113,8 @@ type Guard struct {
 	dialect     dialect
 	asker       *introspector // nil: tokens are verified by their signature
 	cache       *cache
+	base        string // where DPoP proofs must be for, without a path's last slash; empty: nowhere
+	replays     *replays
 	endings     endings
 	thumbprints thumbprints
 }
@@ -166,7 +177,11 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	g := &Guard{cfg: cfg, algorithms: algorithms, dialect: d, cache: newCache(cfg.CacheSize)}
+	base, err := baseOf(cfg.BaseURL, cfg.Audience)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guard{cfg: cfg, algorithms: algorithms, dialect: d, cache: newCache(cfg.CacheSize), base: base, replays: newReplays(cfg.Now())}
 	if i := cfg.Introspection; i != nil {
 		if cfg.Dialect != RFC9068 {
 			return nil, keyholder.Errorf(keyholder.Invalid, "the answer of an introspection has no dialect: RFC 7662 names its members")
@@ -177,6 +192,22 @@ func New(cfg Config) (*Guard, error) {
 		g.asker = newIntrospector(cfg.Issuer, i.ClientID, i.Secret, i.HTTP)
 	}
 	return g, nil
+}
+
+// baseOf returns what comes before the path of a request in its address.
+func baseOf(base, audience string) (string, error) {
+	if base == "" {
+		u, err := url.Parse(audience)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return "", nil
+		}
+		return "https://" + u.Host, nil
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", keyholder.Errorf(keyholder.Invalid, "the guard's base URL is not an https URL without query and fragment")
+	}
+	return strings.TrimSuffix(base, "/"), nil
 }
 
 // Verify returns the content of a raw access token after checking its form,

@@ -68,18 +68,27 @@ func WriteError(w http.ResponseWriter, err error, reference string) {
 }
 
 // Refuse is the default answer of [Guard.Middleware]: 503 if the keys of the
-// authorization server cannot be had, otherwise 401 with a WWW-Authenticate
-// header. Why a verified token was not permitted is not shown, since it
+// authorization server cannot be had, otherwise 401 with WWW-Authenticate
+// headers. Why a verified token was not permitted is not shown, since it
 // could tell a stranger what exists.
+func (g *Guard) Refuse(w http.ResponseWriter, _ *http.Request, err error) {
+	answerRefused(w, err, g.Challenges(err))
+}
+
+// Refuse is [Guard.Refuse] for a door that takes bearer tokens only.
 func Refuse(w http.ResponseWriter, _ *http.Request, err error) {
+	answerRefused(w, err, []string{bearerChallenge(err)})
+}
+
+func answerRefused(w http.ResponseWriter, err error, challenges []string) {
 	if keyholder.CodeOf(err) == keyholder.Unavailable {
 		WriteError(w, err, "")
 		return
 	}
-	w.Header().Set("WWW-Authenticate", Challenge(err))
+	w.Header()["Www-Authenticate"] = challenges
 	detail := "the request is not authorized"
 	var e *keyholder.Error
-	if errors.Is(err, errToken) || errors.Is(err, ErrNoToken) {
+	if errors.Is(err, errToken) || errors.Is(err, errProof) || errors.Is(err, ErrNoToken) {
 		errors.As(err, &e)
 		detail = e.Detail
 	}

@@ -106,7 +106,7 @@ func (e *External) checkClients() error {
 // guardConfig is the configuration of the guard of the Web API. Files are
 // named from the data folder.
 func (d *Daemon) guardConfig(o Options) (guard.Config, error) {
-	c := guard.Config{Issuer: d.Issuer, Audience: d.API, Ended: d.ledger.TokenEnded, Now: o.Now}
+	c := guard.Config{Issuer: d.Issuer, Audience: d.API, BaseURL: d.API, Ended: d.ledger.TokenEnded, Now: o.Now}
 	e := o.Config.Auth.External
 	if e == nil {
 		c.Keys = d.publicKey

@@ -44,7 +44,7 @@ func (a *API) fds(w *response, r *http.Request, path string) {
 	w.route = fdsRoot + "*"
 	c, err := a.identify(w, r)
 	if err != nil {
-		refuseFDS(w, err)
+		a.refuseFDS(w, err)
 		return
 	}
 	parts := strings.Split(path, "/")
@@ -86,7 +86,7 @@ func (a *API) read(w *response, r *http.Request, c caller, kind keyholder.Kind) 
 	}
 	sub, err := a.permit(c, kind)
 	if err != nil {
-		refuseFDS(w, err)
+		a.refuseFDS(w, err)
 		return
 	}
 	ids, err := parseIDs(r.URL.RawQuery)

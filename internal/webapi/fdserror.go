@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/fds-keyholder/keyholder"
-	"github.com/fds-keyholder/keyholder/guard"
 )
 
 // Messages of FDS error objects. The first three stand in the FDS pages. The
@@ -72,14 +71,14 @@ func writeFDSStatus(w http.ResponseWriter, status int, message, detail string) {
 // refuseFDS answers 401 to everything that is not authorized: no token, a bad
 // one, and one that has no right to what was asked, which must look the same
 // as what does not exist (FDS 2.6.4.1 with position 7 of the design).
-func refuseFDS(w *response, err error) {
+func (a *API) refuseFDS(w *response, err error) {
 	if keyholder.CodeOf(err) == keyholder.Unavailable {
 		w.Header().Set("Retry-After", "2")
 		writeFDSStatus(w, http.StatusServiceUnavailable, unavailable, "")
 		return
 	}
 	w.reason = err.Error()
-	w.Header().Set("WWW-Authenticate", guard.Challenge(err))
+	w.Header()["Www-Authenticate"] = a.guard.Challenges(err)
 	writeFDSStatus(w, http.StatusUnauthorized, unauthorizedRequest, "")
 }
 
@@ -116,7 +115,7 @@ func (a *API) failFDS(w *response, err error) {
 	}
 	switch e.Code {
 	case keyholder.Denied:
-		refuseFDS(w, err)
+		a.refuseFDS(w, err)
 	case keyholder.Invalid:
 		writeFDSStatus(w, http.StatusBadRequest, invalidBody, detail)
 	case keyholder.NotFound:
@@ -124,6 +123,6 @@ func (a *API) failFDS(w *response, err error) {
 	case keyholder.Conflict:
 		writeFDSStatus(w, http.StatusConflict, conflict, detail)
 	default:
-		refuseFDS(w, keyholder.Errorf(keyholder.Unavailable, "%s", e.Detail))
+		a.refuseFDS(w, keyholder.Errorf(keyholder.Unavailable, "%s", e.Detail))
 	}
 }

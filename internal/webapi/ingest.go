@@ -30,7 +30,7 @@ func (a *API) ingest(w *response, r *http.Request, path string) {
 	c, err := a.identify(w, r)
 	if err != nil {
 		w.reason = err.Error()
-		guard.Refuse(w, r, err)
+		a.guard.Refuse(w, r, err)
 		return
 	}
 	parts := strings.Split(path, "/")

@@ -23,6 +23,8 @@ type resourceMetadata struct {
 	Scopes               []string `json:"scopes_supported"`
 	BearerMethods        []string `json:"bearer_methods_supported"`
 	CertificateBound     bool     `json:"tls_client_certificate_bound_access_tokens"`
+	DPoPAlgorithms       []string `json:"dpop_signing_alg_values_supported"`
+	DPoPRequired         bool     `json:"dpop_bound_access_tokens_required"`
 }
 
 // describe prepares the metadata of the API.
@@ -45,6 +47,7 @@ func (a *API) describe(issuer, base string) error {
 		Scopes:           []string{keyholder.ScopeRead, keyholder.ScopeIngest},
 		BearerMethods:    []string{"header"},
 		CertificateBound: true,
+		DPoPAlgorithms:   guard.DPoPAlgorithms(),
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write the metadata of the web api: %w", err)
@@ -65,16 +68,18 @@ func (a *API) serveMetadata(w *response, r *http.Request) {
 	w.Write(a.metadata) //nolint:errcheck // the client is gone; there is nobody to tell
 }
 
-// pointToMetadata adds the address of the metadata to the challenge of a 401
+// pointToMetadata adds the address of the metadata to each challenge of a 401
 // (RFC 9728 5.1), whichever part of the API wrote it.
 func (w *response) pointToMetadata() {
-	challenge := w.Header().Get("WWW-Authenticate")
-	if w.metadataURL == "" || challenge == "" {
+	if w.metadataURL == "" {
 		return
 	}
-	separator := " " // the first parameter of the scheme
-	if challenge != "Bearer" {
-		separator = ", "
+	challenges := w.Header().Values("WWW-Authenticate")
+	for i, challenge := range challenges {
+		separator := " " // the first parameter of the scheme
+		if strings.Contains(challenge, " ") {
+			separator = ", "
+		}
+		challenges[i] = challenge + separator + `resource_metadata="` + w.metadataURL + `"`
 	}
-	w.Header().Set("WWW-Authenticate", challenge+separator+`resource_metadata="`+w.metadataURL+`"`)
 }

@@ -26,7 +26,13 @@ func TestMetadata(t *testing.T) {
   "bearer_methods_supported": [
     "header"
   ],
-  "tls_client_certificate_bound_access_tokens": true
+  "tls_client_certificate_bound_access_tokens": true,
+  "dpop_signing_alg_values_supported": [
+    "ES256",
+    "EdDSA",
+    "PS256"
+  ],
+  "dpop_bound_access_tokens_required": false
 }
 `
 	if d := cmp.Diff(want, a.body); a.status != http.StatusOK || a.header.Get("Content-Type") != "application/json" || d != "" {
@@ -43,15 +49,16 @@ func TestMetadata(t *testing.T) {
 	}
 
 	const pointer = `resource_metadata="https://api.example/.well-known/oauth-protected-resource"`
-	for name, c := range map[string]struct{ path, token, challenge string }{
-		"pull, no token":           {"/fds/v2/statuses", "", "Bearer " + pointer},
-		"pull, nonsense":           {"/fds/v2/statuses", "nonsense", `Bearer error="invalid_token", ` + pointer},
-		"pull, token of ingestion": {"/fds/v2/statuses", b.ingester(), "Bearer " + pointer},
-		"ingestion, no token":      {"/ingest/v1/owners/northgate/events", "", "Bearer " + pointer},
-		"ingestion, nonsense":      {"/ingest/v1/owners/northgate/events", "nonsense", `Bearer error="invalid_token", ` + pointer},
+	for name, c := range map[string]struct{ path, token, code string }{
+		"pull, no token":           {"/fds/v2/statuses", "", ""},
+		"pull, nonsense":           {"/fds/v2/statuses", "nonsense", `error="invalid_token", `},
+		"pull, token of ingestion": {"/fds/v2/statuses", b.ingester(), ""},
+		"ingestion, no token":      {"/ingest/v1/owners/northgate/events", "", ""},
+		"ingestion, nonsense":      {"/ingest/v1/owners/northgate/events", "nonsense", `error="invalid_token", `},
 	} {
-		if a := b.do("GET", c.path, c.token, "", ""); a.status != http.StatusUnauthorized || cmp.Diff([]string{c.challenge}, a.header["Www-Authenticate"]) != "" {
-			t.Errorf("%s: %d %q; want %q", name, a.status, a.header["Www-Authenticate"], c.challenge)
+		want := []string{"Bearer " + c.code + pointer, "DPoP " + c.code + `algs="ES256 EdDSA PS256", ` + pointer}
+		if a := b.do("GET", c.path, c.token, "", ""); a.status != http.StatusUnauthorized || cmp.Diff(want, a.header["Www-Authenticate"]) != "" {
+			t.Errorf("%s: %d %q; want %q", name, a.status, a.header["Www-Authenticate"], want)
 		}
 	}
 	if a := b.get("/fds/v2/statuses", b.reader("northgate", 0)); a.status != http.StatusOK || a.header.Get("WWW-Authenticate") != "" {

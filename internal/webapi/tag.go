@@ -21,7 +21,7 @@ func (a *API) tags(w *response, r *http.Request, c caller) {
 	}
 	sub, err := a.permit(c, keyholder.Tags)
 	if err != nil {
-		refuseFDS(w, err)
+		a.refuseFDS(w, err)
 		return
 	}
 	if r.Method != http.MethodPost {
