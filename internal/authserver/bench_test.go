@@ -27,6 +27,7 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 const (
@@ -35,13 +36,19 @@ const (
 	apiBase  = "https://api.example"
 )
 
+// Ensure that what the authorization server keeps is as safe on PostgreSQL as
+// on SQLite: one winner of many, nothing replayed, faults told as such.
+func TestOnPostgres(t *testing.T) {
+	storetest.RunOnPostgres(t, "Parallel|AtOnce|Replay|Refresh|StorageFault|Cut|CodeFlow|ClientCredentials|Pushed|Finished|Clear")
+}
+
 // bench is an authorization server on a real ledger and a real TLS 1.2
 // listener, with a provider, an owner and its user, an agreement and two apps.
 // The listener takes any client certificate, so that what is refused is
 // refused by the server itself and not by the handshake.
 type bench struct {
 	t         testing.TB
-	path      string
+	at        storetest.Database
 	store     *store.Store
 	ledger    *ledger.Ledger
 	server    *authserver.Server
@@ -82,7 +89,7 @@ func open(t testing.TB) *bench {
 func openAt(t testing.TB, host string) *bench {
 	t.Helper()
 	dir := t.TempDir()
-	b := &bench{t: t, path: filepath.Join(dir, "keyholder.db")}
+	b := &bench{t: t, at: storetest.New(t)}
 	if err := pki.Init(filepath.Join(dir, "pki"), time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +115,7 @@ func (b *bench) start() {
 	b.t.Helper()
 	ctx := context.Background()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	b.store = must(store.Open(ctx, b.path))
+	b.store = must(b.at.Open(ctx))
 	b.ledger = must(ledger.Open(ctx, ledger.Config{Store: b.store, Now: b.now, Log: quiet, FactorKey: bytes.Repeat([]byte{7}, ledger.FactorKeySize),
 		Sign: func(p []byte) (string, error) { return b.keys.Sign(p, "keyholder-receipt+jws") }}))
 	b.server = must(authserver.New(authserver.Config{Ledger: b.ledger, Keyring: b.keys, Authority: b.authority,

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"database/sql"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -294,8 +293,7 @@ func TestStorageFault(t *testing.T) {
 	tokens := b.tokens()
 	code := b.code(b.app)
 	// A second connection takes the table away and brings it back.
-	db := must(sql.Open("sqlite", "file:"+b.path+"?_pragma=busy_timeout(10000)"))
-	defer db.Close()
+	db := b.at.SQL(t)
 	requests := map[string]func() reply{
 		"refresh":       func() reply { return b.refresh(tokens.text("refresh_token")) },
 		"redemption":    func() reply { return b.redeem(code) },
@@ -325,13 +323,16 @@ func TestStorageFault(t *testing.T) {
 func TestStorageFaultSparesTheCode(t *testing.T) {
 	b := open(t)
 	code := b.code(b.app)
-	db := must(sql.Open("sqlite", "file:"+b.path+"?_pragma=busy_timeout(10000)"))
-	defer db.Close()
-	must(db.Exec("CREATE TRIGGER fault BEFORE UPDATE OF refresh_hash ON grants BEGIN SELECT RAISE(ABORT, 'fault'); END"))
+	db := b.at.SQL(t)
+	fault, repair := "CREATE TRIGGER fault BEFORE UPDATE OF refresh_hash ON grants BEGIN SELECT RAISE(ABORT, 'fault'); END", "DROP TRIGGER fault"
+	if b.at.OnPostgres() {
+		fault, repair = "ALTER TABLE grants ADD CONSTRAINT fault CHECK (refresh_hash IS NULL) NOT VALID", "ALTER TABLE grants DROP CONSTRAINT fault"
+	}
+	must(db.Exec(fault))
 	if r := b.redeem(code); r.status != http.StatusServiceUnavailable {
 		t.Errorf("during the fault: status %d, body %s", r.status, r.body)
 	}
-	must(db.Exec("DROP TRIGGER fault"))
+	must(db.Exec(repair))
 	if r := b.redeem(code); r.status != http.StatusOK {
 		t.Errorf("after the fault: status %d, body %s", r.status, r.body)
 	}
@@ -343,8 +344,7 @@ func TestStorageFaultAtPage(t *testing.T) {
 	w := b.browser().signIn(authorization(b.app))
 	address, fields := w.form()
 	fields.Set("action", "share")
-	db := must(sql.Open("sqlite", "file:"+b.path+"?_pragma=busy_timeout(10000)"))
-	defer db.Close()
+	db := b.at.SQL(t)
 	must(db.Exec("ALTER TABLE sessions RENAME TO lost"))
 	if w.send(address, fields); w.page.status != http.StatusServiceUnavailable || w.page.header.Get("Retry-After") == "" || w.left != nil {
 		t.Errorf("during the fault: status %d, left %v", w.page.status, w.left)

@@ -1,11 +1,8 @@
 package authserver_test
 
 import (
-	"database/sql"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -222,13 +219,10 @@ func TestPushRefused(t *testing.T) {
 func TestStorageFaultAtPush(t *testing.T) {
 	b := open(t)
 	uri := b.pushed()
-	for _, f := range must(filepath.Glob(b.path + "*")) {
-		if raw := string(must(os.ReadFile(f))); strings.Contains(raw, strings.TrimPrefix(uri, "urn:ietf:params:oauth:request_uri:")) || strings.Contains(raw, b.secret) {
-			t.Error("the reference or the secret is in the database")
-		}
+	if raw := string(b.at.Contents(t)); strings.Contains(raw, strings.TrimPrefix(uri, "urn:ietf:params:oauth:request_uri:")) || strings.Contains(raw, b.secret) {
+		t.Error("the reference or the secret is in the database")
 	}
-	db := must(sql.Open("sqlite", "file:"+b.path+"?_pragma=busy_timeout(10000)"))
-	defer db.Close()
+	db := b.at.SQL(t)
 	must(db.Exec("ALTER TABLE sessions RENAME TO lost"))
 	if r := b.push(authorization(b.app)); r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" {
 		t.Errorf("push during the fault: status %d, body %s", r.status, r.body)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 // publishAll publishes messages and waits for every PUBACK.
@@ -138,8 +140,12 @@ func TestPublishAndLeave(t *testing.T) {
 	})
 }
 
-// crashDir names the folder for the server process that is going to be killed.
-const crashDir = "KEYHOLDER_TEST_CRASH_DIR"
+// crashDir and crashDatabase name the folder and the database for the server
+// process that is going to be killed.
+const (
+	crashDir      = "KEYHOLDER_TEST_CRASH_DIR"
+	crashDatabase = "KEYHOLDER_TEST_CRASH_DATABASE"
+)
 
 // Ensure that a kill -9 of the server in the middle of a publish run loses no
 // message that was acknowledged to the provider and keeps their order for the
@@ -233,7 +239,7 @@ func number(t *testing.T, pk packets.Packet) int {
 func (w *world) startServer() *exec.Cmd {
 	w.t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestServerKilled$")
-	cmd.Env = append(os.Environ(), crashDir+"="+w.dir)
+	cmd.Env = append(os.Environ(), crashDir+"="+w.dir, crashDatabase+"="+w.at.String())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -254,7 +260,7 @@ func (w *world) startServer() *exec.Cmd {
 }
 
 func serveUntilKilled(t *testing.T, dir string) {
-	w := &world{t: t, dir: dir, addr: "127.0.0.1:0", log: &logbook{}}
+	w := &world{t: t, dir: dir, at: storetest.At(os.Getenv(crashDatabase)), addr: "127.0.0.1:0", log: &logbook{}}
 	w.open()
 	fmt.Printf("serving %s\n", w.addr)
 	select {

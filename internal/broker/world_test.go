@@ -22,6 +22,7 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/internal/store"
+	"github.com/fds-keyholder/keyholder/internal/store/storetest"
 )
 
 // world is a broker on a real ledger, mailbox, certificate authority and
@@ -29,6 +30,7 @@ import (
 type world struct {
 	t         testing.TB
 	dir       string
+	at        storetest.Database
 	addr      string
 	cfg       broker.Config  // settings of the test
 	box       mailbox.Config // likewise
@@ -41,9 +43,14 @@ type world struct {
 	served    chan error
 }
 
+// Ensure that what the broker keeps is as safe on PostgreSQL as on SQLite.
+func TestOnPostgres(t *testing.T) {
+	storetest.RunOnPostgres(t, "Delivery|Isolation|Takeover|Cut|Expir|SlowConsumer|AwayAndBack|Leave|Return|Reconnects|Killed|FullMailbox|PublishRefuses")
+}
+
 func newWorld(t testing.TB, set ...func(*world)) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), addr: "127.0.0.1:0", log: &logbook{}, box: mailbox.Config{AckEvery: time.Millisecond}}
+	w := &world{t: t, dir: t.TempDir(), at: storetest.New(t), addr: "127.0.0.1:0", log: &logbook{}, box: mailbox.Config{AckEvery: time.Millisecond}}
 	for _, f := range set {
 		f(w)
 	}
@@ -58,7 +65,7 @@ func newWorld(t testing.TB, set ...func(*world)) *world {
 func (w *world) open() {
 	w.t.Helper()
 	log := slog.New(slog.NewTextHandler(w.log, nil))
-	w.store = must(store.Open(context.Background(), filepath.Join(w.dir, "keyholder.db")))
+	w.store = must(w.at.Open(context.Background()))
 	w.ledger = must(ledger.Open(context.Background(), ledger.Config{Store: w.store, Log: log,
 		Sign: func(p []byte) (string, error) { return fmt.Sprintf("signed-%x", sha256.Sum256(p)), nil }}))
 	w.authority = must(pki.Open(w.dir))

@@ -27,7 +27,7 @@ const (
 )
 
 // Ensure that what holds of a facility on SQLite holds on PostgreSQL.
-func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t, "^Test") }
 
 // open returns a facility on a real database that knows two providers, two
 // owners and a subscription of each owner.

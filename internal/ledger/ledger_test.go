@@ -39,7 +39,7 @@ func (c *clock) add(d time.Duration) {
 }
 
 // Ensure that what holds of a ledger on SQLite holds on PostgreSQL.
-func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t, "^Test") }
 
 // bench is an open ledger on a real database, and what it needs to be reopened.
 type bench struct {

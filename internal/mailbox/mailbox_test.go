@@ -20,7 +20,7 @@ import (
 )
 
 // Ensure that what holds of mailboxes on SQLite holds on PostgreSQL.
-func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t, "^Test") }
 
 // bench is a mailbox on a real ledger and database, and what it needs to be
 // reopened.

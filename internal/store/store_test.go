@@ -13,7 +13,7 @@ import (
 )
 
 // Ensure that what holds of a store on SQLite holds on PostgreSQL.
-func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t) }
+func TestOnPostgres(t *testing.T) { storetest.RunOnPostgres(t, "^Test") }
 
 func open(t *testing.T) (*store.Store, storetest.Database) {
 	t.Helper()

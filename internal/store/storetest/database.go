@@ -22,16 +22,16 @@ import (
 // address of the server for the databases of the tests.
 const onPostgres = "KEYHOLDER_TEST_ON_POSTGRES"
 
-// RunOnPostgres runs all tests of the package that calls it once more, on
-// PostgreSQL: New gives them databases there. It is called from a test of its
-// own, so that its outcome has a name.
-func RunOnPostgres(t *testing.T) {
+// RunOnPostgres runs tests of the package that calls it once more, on
+// PostgreSQL: New gives them databases there. run is what go test takes as
+// -run. It is called from a test of its own, so that its outcome has a name.
+func RunOnPostgres(t *testing.T, run string) {
 	t.Helper()
 	if os.Getenv(onPostgres) != "" {
 		t.Skip("this is that run")
 	}
 	address := Postgres(t)
-	args := []string{"-test.run=^Test", "-test.timeout=10m"}
+	args := []string{"-test.run=" + run, "-test.timeout=10m"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
@@ -113,6 +113,55 @@ func (d Database) SQL(t testing.TB) *sql.DB {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	return db
+}
+
+// Contents returns the bytes of all that the database holds, to look for what
+// must not be there: of the files, or of every value in every table.
+func (d Database) Contents(t testing.TB) []byte {
+	t.Helper()
+	var all []byte
+	if d.dsn == "" {
+		files, _ := filepath.Glob(d.path + "*")
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, text...)
+		}
+		return all
+	}
+	db := d.SQL(t)
+	for _, table := range texts(t, db, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'") {
+		for _, column := range texts(t, db, "SELECT column_name FROM information_schema.columns WHERE table_name = '"+table+"'") {
+			for _, value := range texts(t, db, "SELECT "+column+" FROM "+table+" WHERE "+column+" IS NOT NULL") {
+				all = append(append(all, value...), '\n')
+			}
+		}
+	}
+	return all
+}
+
+// texts returns the only column of a query.
+func texts(t testing.TB, db *sql.DB, query string) []string {
+	t.Helper()
+	rows, err := db.Query(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, text)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // NewDSN creates an empty database on a server and returns its DSN. It is
