@@ -25,11 +25,12 @@ type world struct {
 	owner    keyholder.Owner
 	sub      keyholder.SubscriptionID
 	http     *http.Client
+	password string // of the owner's user, if there is one
 }
 
-func newWorld(b *testing.B) *world {
+func newWorld(b *testing.B, options ...keyholdertest.Option) *world {
 	b.Helper()
-	w := &world{Server: keyholdertest.Start(b)}
+	w := &world{Server: keyholdertest.Start(b, options...)}
 	w.provider, w.owner = w.AddProvider("Provider"), w.AddOwner("owner")
 	w.app, w.secret = w.AddApp("App", keyholder.AuthSecret, "")
 	w.sub = w.AddSubscription(w.AddAgreement(w.provider.ID, w.owner.ID), w.app.ID, "")
@@ -41,29 +42,35 @@ func newWorld(b *testing.B) *world {
 }
 
 func (w *world) token(ctx context.Context) (string, error) {
-	form := url.Values{"grant_type": {"client_credentials"}, "scope": {keyholder.ScopeRead}, "subscription_id": {string(w.sub)}}
+	access, _, err := w.ask(ctx, w.app, w.secret, url.Values{"grant_type": {"client_credentials"}, "scope": {keyholder.ScopeRead}, "subscription_id": {string(w.sub)}})
+	return access, err
+}
+
+// ask asks the token endpoint.
+func (w *world) ask(ctx context.Context, app keyholder.App, secret string, form url.Values) (access, refresh string, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.Issuer+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	r.SetBasicAuth(string(w.app.ID), w.secret)
+	r.SetBasicAuth(string(app.ID), secret)
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	resp, err := w.http.Do(r)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer resp.Body.Close()
 	var t struct {
-		AccessToken string `json:"access_token"`
-		Error       string `json:"error"`
+		AccessToken  string `json:"access_token"`
+		RefreshToken string `json:"refresh_token"`
+		Error        string `json:"error"`
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&t); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if t.AccessToken == "" {
-		return "", keyholder.Errorf(keyholder.Denied, "token endpoint answered %s %s", resp.Status, t.Error)
+		return "", "", keyholder.Errorf(keyholder.Denied, "token endpoint answered %s %s", resp.Status, t.Error)
 	}
-	return t.AccessToken, nil
+	return t.AccessToken, t.RefreshToken, nil
 }
 
 // BenchmarkGuard compares a check of an access token: from the cache, in

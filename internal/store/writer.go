@@ -154,11 +154,14 @@ func (s *Store) apply(batch []*change) ([]*change, error) {
 		return batch, unavailable(err)
 	}
 	var applied []*change
+	mark := "SAVEPOINT change"
 	for i, c := range batch {
 		tx := &Tx{Tx: sqlTx}
-		err := runChange(tx, c.do)
+		err := runChange(tx, mark, c.do)
+		mark = "" // after an error the savepoint stands
 		switch {
 		case err == nil:
+			mark = "RELEASE change; SAVEPOINT change"
 			c.after = tx.after
 			applied = append(applied, c)
 		case errors.As(err, new(*brokenTx)):
@@ -180,13 +183,16 @@ type brokenTx struct{ err error }
 func (b *brokenTx) Error() string { return b.err.Error() }
 func (b *brokenTx) Unwrap() error { return b.err }
 
-// runChange runs one change inside its own savepoint. A panic of the change
-// becomes its error: the writer serves everybody and must live.
-func runChange(tx *Tx, do func(*Tx) error) (err error) {
-	if _, err := tx.Exec("SAVEPOINT change"); err != nil {
-		return &brokenTx{err}
+// runChange runs one change behind the savepoint that mark sets, or that
+// stands already; an error goes back to it. A panic of the change becomes its
+// error: the writer serves everybody and must live.
+func runChange(tx *Tx, mark string, do func(*Tx) error) error {
+	if mark != "" {
+		if _, err := tx.Exec(mark); err != nil {
+			return &brokenTx{err}
+		}
 	}
-	err = func() (err error) {
+	err := func() (err error) {
 		defer func() {
 			if r := recover(); r != nil {
 				err = fmt.Errorf("panic in a change: %v\n%s", r, debug.Stack())
@@ -194,12 +200,11 @@ func runChange(tx *Tx, do func(*Tx) error) (err error) {
 		}()
 		return do(tx)
 	}()
-	end := "RELEASE change"
-	if err != nil {
-		end = "ROLLBACK TO change; RELEASE change"
+	if err == nil {
+		return nil
 	}
-	if _, endErr := tx.Exec(end); endErr != nil {
-		return &brokenTx{errors.Join(err, endErr)}
+	if _, back := tx.Exec("ROLLBACK TO change"); back != nil {
+		return &brokenTx{errors.Join(err, back)}
 	}
 	return err
 }
