@@ -32,6 +32,16 @@ func onPostgres(t *testing.T, server string) *served {
 	return initData(t, "-database-dsn-file", file)
 }
 
+// copyFolder copies a data folder as an operator would.
+func copyFolder(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "D")
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", dir, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return to
+}
+
 // expectLog returns a log of a process, and a function that waits for a line
 // that holds a text and fails where it does not come within a minute.
 func expectLog(t *testing.T) (io.Writer, func(text string)) {
@@ -105,12 +115,8 @@ func (r *reader) read(s *served) int {
 // holds. The killed one comes back as the standby.
 func TestFailover(t *testing.T) {
 	s := onPostgres(t, storetest.Postgres(t))
-	standby := &served{t: t, dir: filepath.Join(t.TempDir(), "D")}
+	standby := &served{t: t, dir: copyFolder(t, s.dir)} // with its keys, and on its ports, which a standby leaves alone
 	t.Cleanup(standby.kill)
-	// The keys are those of the first.
-	if out, err := exec.CommandContext(t.Context(), "cp", "-a", s.dir, standby.dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	s.start()
 	kept, cut := newReader(t, s, "kept"), newReader(t, s, "cut")
 	receipt := must(s.admin.Cut(t.Context(), console.NewCut{Kind: string(keyholder.CutSubscription), ID: cut.sub, Reason: "test"}))
@@ -146,6 +152,36 @@ func TestFailover(t *testing.T) {
 	standby.launch(log)
 	expectLine("standby")
 	t.Logf("no answer for %s", gap.Round(100*time.Millisecond))
+}
+
+// Ensure that a server which is frozen is replaced, and that it closes its
+// doors when it goes on: what was cut meanwhile stays cut there too.
+func TestFrozenServer(t *testing.T) {
+	s := onPostgres(t, storetest.Postgres(t))
+	standby := &served{t: t, dir: copyFolder(t, s.dir)}
+	t.Cleanup(standby.kill)
+	standby.freshPorts()
+	log, expectLine := expectLog(t)
+	s.launch(log)
+	s.await()
+	r := newReader(t, s, "northgate")
+	standbyLog, expectStandbyLine := expectLog(t)
+	standby.launch(standbyLog)
+	expectStandbyLine("standby")
+
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	standby.await()
+	must(standby.admin.Cut(t.Context(), console.NewCut{Kind: string(keyholder.CutSubscription), ID: r.sub, Reason: "test"}))
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	expectLine("the database was lost")
+	if got := r.read(s); got != 0 {
+		t.Errorf("the server that was frozen answers %d", got)
+	}
+	expectLine("standby")
 }
 
 // watchReaders reads all the time, until the function it returns is called,

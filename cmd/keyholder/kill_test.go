@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -54,20 +55,29 @@ func initData(t *testing.T, more ...string) *served {
 	if out, err := exec.CommandContext(t.Context(), "keyholder", append([]string{"init", "-data", s.dir}, more...)...).CombinedOutput(); err != nil {
 		t.Fatalf("init: %v: %s", err, out)
 	}
+	s.freshPorts()
+	t.Cleanup(s.kill)
+	return s
+}
+
+var listenAddress = regexp.MustCompile(`(auth|api|mqtt): 127\.0\.0\.1:\d+`)
+
+// freshPorts has the server listen on free ports.
+func (s *served) freshPorts() {
+	s.t.Helper()
 	path := filepath.Join(s.dir, "keyholder.yaml")
 	config, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	text := strings.Replace(string(config), "[localhost, 127.0.0.1]", "[127.0.0.1]", 1)
-	for _, port := range []string{"8443", "8444", "8883"} {
-		text = strings.Replace(text, "127.0.0.1:"+port, freeAddress(t), 1)
-	}
+	text = listenAddress.ReplaceAllStringFunc(text, func(line string) string {
+		door, _, _ := strings.Cut(line, ":")
+		return door + ": " + freeAddress(s.t)
+	})
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	t.Cleanup(s.kill)
-	return s
 }
 
 func freeAddress(t *testing.T) string {
