@@ -51,7 +51,7 @@ var imports = map[string][]string{
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the
 	// problem documents of guard.
-	"internal/authserver": {".", "internal/ledger", "internal/keyring", "internal/pki"},
+	"internal/authserver": {".", "guard", "internal/ledger", "internal/keyring", "internal/pki"},
 	"internal/webapi":     {".", "guard", "internal/store", "internal/ledger", "internal/facility", "internal/mailbox"},
 	"internal/webhook":    {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
 	"internal/broker":     {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},

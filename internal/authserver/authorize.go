@@ -16,6 +16,7 @@ import (
 // send people wherever a stranger likes (RFC 9700 4.11).
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: endpointAuthorize}
+	r.Header.Del("DPoP") // a browser proves nothing; an app names its key by dpop_jkt
 	problem := readAuthorization(ex, w, r)
 	if problem == nil && isPushed(ex.form) {
 		r, problem = s.takePushed(ex, r)
@@ -32,7 +33,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		s.pages.message(w, http.StatusBadRequest, problem)
 		return
 	}
-	if code, description := unsupported(ex.form); code != "" {
+	if code, description := s.unsupported(ex.form); code != "" {
 		s.denials.record(r.Context(), ex, keyholder.EventDenied, code, description)
 		s.redirectError(w, r, ex.form, code, description)
 		return
@@ -80,7 +81,7 @@ func (s *Server) checkRedirect(form url.Values) *message {
 
 // unsupported names what a well-addressed request asks for and is not done
 // here, and the error code for it.
-func unsupported(form url.Values) (code, description string) {
+func (s *Server) unsupported(form url.Values) (code, description string) {
 	switch {
 	case form.Has("request"):
 		return "request_not_supported", "request objects are not supported"
@@ -95,6 +96,10 @@ func unsupported(form url.Values) (code, description string) {
 	case form.Get("code_challenge_method") != string(goidc.CodeChallengeMethodSHA256):
 		// Without the parameter the method would be "plain" (RFC 7636 4.3).
 		return string(goidc.ErrorCodeInvalidRequest), "code_challenge_method must be S256"
+	case form.Get(paramKey) != "" && !idForm.MatchString(form.Get(paramKey)):
+		return string(goidc.ErrorCodeInvalidRequest), "dpop_jkt must be the SHA-256 thumbprint of a key (RFC 7638)"
+	case !contains(s.audiences, form[paramResource]):
+		return invalidTarget, unknownTarget
 	case hasScope(form.Get("prompt"), "none"):
 		return string(goidc.ErrorCodeLoginRequired), "the owner's user must sign in"
 	case form.Get("scope") != "" && !hasScope(form.Get("scope"), keyholder.ScopeRead):

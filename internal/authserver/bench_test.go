@@ -65,6 +65,7 @@ type bench struct {
 	owner     keyholder.Owner
 	user      keyholder.User
 	agreement keyholder.Agreement
+	audiences []string
 	app       keyholder.App // authenticates by secret
 	secret    string
 	certApp   keyholder.App // authenticates by certificate
@@ -89,7 +90,7 @@ func open(t testing.TB) *bench {
 func openAt(t testing.TB, host string) *bench {
 	t.Helper()
 	dir := t.TempDir()
-	b := &bench{t: t, at: storetest.New(t)}
+	b := &bench{t: t, at: storetest.New(t), audiences: []string{apiBase}}
 	if err := pki.Init(filepath.Join(dir, "pki"), time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func (b *bench) start() {
 	b.ledger = must(ledger.Open(ctx, ledger.Config{Store: b.store, Now: b.now, Log: quiet, FactorKey: bytes.Repeat([]byte{7}, ledger.FactorKeySize),
 		Sign: func(p []byte) (string, error) { return b.keys.Sign(p, "keyholder-receipt+jws") }}))
 	b.server = must(authserver.New(authserver.Config{Ledger: b.ledger, Keyring: b.keys, Authority: b.authority,
-		Issuer: b.issuer, Audiences: []string{apiBase}, Log: quiet}))
+		Issuer: b.issuer, Audiences: b.audiences, Log: quiet}))
 	b.ledger.AddPlane("authserver", b.server.End)
 	if b.listener == nil {
 		b.listener = must(net.Listen("tcp", strings.TrimPrefix(b.issuer, "https://")))

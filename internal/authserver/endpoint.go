@@ -22,11 +22,17 @@ const maxBody = 64 << 10
 func (s *Server) serveClient(e endpoint, w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: e}
 	refused := readClientRequest(ex, w, r)
+	if refused == nil {
+		refused = s.readProof(ex, r)
+	}
+	if refused == nil {
+		refused = s.checkTarget(ex)
+	}
 	a := newAnswer()
 	if refused == nil {
 		a = s.ask(ex, r)
 		for turn := 1; ex.overrun && turn < maxTurns; turn++ {
-			*ex = exchange{endpoint: e, form: ex.form, method: ex.method, peer: ex.peer}
+			*ex = ex.again()
 			a = s.ask(ex, r)
 		}
 		refused = s.outcome(ex, a)
@@ -104,11 +110,12 @@ func readForm(ex *exchange, w http.ResponseWriter, r *http.Request) *refusal {
 	return nil
 }
 
-// repeated says whether a parameter occurs twice (RFC 6749 3.1, 3.2). Which
+// repeated says whether a parameter occurs twice (RFC 6749 3.1, 3.2) that is
+// not made for it (RFC 8707 2). Which
 // of two values counts would be a guess, and two parties may guess differently.
 func repeated(form url.Values) bool {
-	for _, values := range form {
-		if len(values) > 1 {
+	for name, values := range form {
+		if len(values) > 1 && name != paramResource {
 			return true
 		}
 	}
@@ -194,6 +201,9 @@ func (s *Server) outcome(ex *exchange, a *answer) *refusal {
 	case goidc.ErrorCodeInvalidClient:
 		refused.description = "the client could not be authenticated"
 	case goidc.ErrorCodeInvalidRequest, goidc.ErrorCodeInvalidScope:
+		if e.Description == libraryProof {
+			refused.code = invalidProof
+		}
 		if cause := publicCause(ex.cause); cause != "" {
 			refused.description = cause
 		}

@@ -35,9 +35,12 @@ type exchange struct {
 	method   goidc.AuthnMethod // how the request carries a secret; empty: not at all
 	peer     *x509.Certificate // presented in the handshake; proves nothing by itself
 
+	key keyholder.KeyThumbprint // of the request's DPoP proof, which the library has yet to use up; zero: none
+
 	client        string // authenticated, else empty
 	role          keyholder.Role
-	byCertificate bool // the client was authenticated by peer
+	byCertificate bool                   // the client was authenticated by peer
+	spent         map[ledger.Digest]bool // the jti that this request has used, in a turn before this one too
 
 	grant    ledger.Grant   // the row a change starts from
 	session  ledger.Session // the row a change starts from
@@ -55,6 +58,11 @@ type refusal struct {
 	status      int
 	code        string
 	description string
+}
+
+// again is the exchange of the same request when it is decided anew.
+func (ex *exchange) again() exchange {
+	return exchange{endpoint: ex.endpoint, form: ex.form, method: ex.method, peer: ex.peer, key: ex.key, spent: ex.spent}
 }
 
 type exchangeKey struct{}

@@ -261,6 +261,7 @@ func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
 	i.as.Subject = string(user)
 	i.as.GrantedScopes = grantedScope(i.as.Scopes)
 	i.as.Store[keySubscription] = string(sub.ID)
+	i.as.Store[keyResources] = strings.Join(i.as.Resources, " ")
 	return goidc.StatusSuccess
 }
 

@@ -51,6 +51,7 @@ func newLibrary(s *Server) (http.Handler, error) {
 		provider.WithSecretBasicAuthn(), provider.WithSecretPostAuthn(), provider.WithTLSAuthn(),
 		provider.WithClientSecretVerifier(s.verifySecret),
 		provider.WithMTLS(provider.MTLSConfig{Host: s.issuer, ClientCert: clientCertificate}, provider.WithMTLSTokenBinding()),
+		provider.WithDPoP(proofAlgorithms()),
 		provider.WithGrantHandler(s.prepareGrant),
 		provider.WithTokenOptions(s.tokenOptions),
 		provider.WithTokenClaims(s.tokenClaims),
@@ -107,7 +108,19 @@ func refreshToken(ctx context.Context) string {
 const jtiMemory = 15 * time.Minute
 
 func (s *Server) consumeJTI(ctx context.Context, jti string) error {
-	return s.ledger.ConsumeJTI(ctx, digest(jti), s.now().Add(jtiMemory))
+	ex := exchangeOf(ctx)
+	d := digest(jti)
+	if ex.spent[d] {
+		return nil
+	}
+	if err := s.ledger.ConsumeJTI(ctx, d, s.now().Add(jtiMemory)); err != nil {
+		return settle(ex, err)
+	}
+	if ex.spent == nil {
+		ex.spent = map[ledger.Digest]bool{}
+	}
+	ex.spent[d] = true
+	return nil
 }
 
 // clientCertificate gives the library the certificate that authenticated the
@@ -127,7 +140,7 @@ func clientCertificate(ctx context.Context) (*x509.Certificate, error) {
 func (s *Server) prepareGrant(ctx context.Context, by goidc.GrantType, g *goidc.Grant) error {
 	switch by {
 	case goidc.GrantAuthorizationCode:
-		g.Store = map[string]any{keySubscription: g.Store[keySubscription], keySignedIn: g.Store[keySignedIn], keyFactors: g.Store[keyFactors]}
+		g.Store = map[string]any{keySubscription: g.Store[keySubscription], keyResources: g.Store[keyResources], keySignedIn: g.Store[keySignedIn], keyFactors: g.Store[keyFactors]}
 	case goidc.GrantClientCredentials:
 		return s.prepareMachineGrant(exchangeOf(ctx), g)
 	}
@@ -161,6 +174,9 @@ func (s *Server) prepareMachineGrant(ex *exchange, g *goidc.Grant) error {
 	if sub == "" && g.Scopes != keyholder.ScopeIngest {
 		return goidc.NewError(goidc.ErrorCodeInvalidRequest, "the parameter subscription_id is required: a token carries exactly one subscription")
 	}
+	if g.Scopes == keyholder.ScopePush && ex.form.Has(paramResource) {
+		return goidc.NewError(goidc.ErrorCodeInvalidTarget, "a token for pushing is for the webhook of its subscription")
+	}
 	g.Store = map[string]any{keySubscription: string(sub)}
 	return nil
 }
@@ -179,18 +195,15 @@ func (s *Server) tokenOptions(_ context.Context, g *goidc.Grant, _ *goidc.Client
 
 // tokenClaims adds to an access token what RFC 9068 and FDS 2.6.4.1 ask for
 // and the library leaves out.
-func (s *Server) tokenClaims(_ context.Context, t *goidc.Token, g *goidc.Grant) map[string]any {
+func (s *Server) tokenClaims(ctx context.Context, t *goidc.Token, g *goidc.Grant) map[string]any {
 	now := s.now().Unix()
 	claims := map[string]any{
 		goidc.ClaimIssuedAt: now,
 		goidc.ClaimExpiry:   now + int64(t.LifetimeSecs()),
-		goidc.ClaimAudience: goidc.Audiences(s.audiences),
+		goidc.ClaimAudience: s.audience(exchangeOf(ctx), t.Scopes, g),
 	}
 	if sub := subscriptionOf(g); sub != "" {
 		claims[s.claim] = string(sub)
-		if t.Scopes == keyholder.ScopePush {
-			claims[goidc.ClaimAudience] = keyholder.WebhookAudience(sub)
-		}
 	}
 	return claims
 }
@@ -210,6 +223,7 @@ func (s *Server) idTokenClaims(_ context.Context, g *goidc.Grant) map[string]any
 // Names in the free part of the library's records.
 const (
 	keySubscription = "subscription"
+	keyResources    = "resources" // URIs with blanks between; empty: all
 	keySignedIn     = "signed_in" // Unix microseconds
 	keyFactors      = "factors"   // that were presented
 	keyAttempt      = "attempt"   // of a user who is not signed in yet

@@ -197,6 +197,11 @@ func (m *manager) GrantByAuthCode(ctx context.Context, code string) (*goidc.Gran
 		return nil, err
 	}
 	ex.consumed = g.AuthCodeConsumedAt != 0
+	if !ex.consumed && ex.client == row.Client {
+		if err := m.narrow(ex, g); err != nil {
+			return nil, err
+		}
+	}
 	g.AuthCodeExpiresAt = m.judge(g.AuthCodeExpiresAt)
 	if row.Sealed != nil && !ex.consumed {
 		if g.RefreshToken, err = unseal(code, g.ID, row.Sealed); err != nil {

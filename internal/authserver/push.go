@@ -38,7 +38,7 @@ func (s *Server) checkPushed(ctx context.Context, _ *goidc.AuthnSession, c *goid
 	if form.Get("response_type") == "" {
 		return refuse(string(goidc.ErrorCodeInvalidRequest), "response_type is required")
 	}
-	if code, description := unsupported(form); code != "" {
+	if code, description := s.unsupported(form); code != "" {
 		return refuse(code, description)
 	}
 	if len(pushedForm(form, c.ID)) > maxPushed {

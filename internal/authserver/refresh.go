@@ -57,6 +57,12 @@ func (m *manager) GrantByRefreshToken(ctx context.Context, token string) (*goidc
 			return nil, errRefused(errors.New("the refresh token was used before"))
 		}
 	}
+	if ex.client == row.Client {
+		if err := m.narrow(ex, g); err != nil {
+			return nil, err
+		}
+		bindRefresh(ex, g)
+	}
 	if g.RefreshTokenExpiresAt != 0 {
 		g.RefreshTokenExpiresAt = m.judge(g.RefreshTokenExpiresAt)
 	}

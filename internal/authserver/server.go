@@ -50,7 +50,8 @@ type Config struct {
 	// and port, nothing after them (RFC 8414 2).
 	Issuer string
 	// Audiences is the aud claim of tokens for reading and for ingestion: the
-	// base URL of the Web API, and further ones if the provider has them.
+	// base URL of the Web API, and further ones if the provider has them. A
+	// client may ask for some of them only (RFC 8707).
 	Audiences []string
 	// SubscriptionClaim names the claim that carries the subscription ID.
 	// Empty: subscription_id.
@@ -148,6 +149,11 @@ func checkIssuer(issuer string) error {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.String() != "https://"+u.Host || strings.Contains(issuer, "@") {
 		return keyholder.Errorf(keyholder.Invalid, "the issuer is not of the form https://host[:port]").
 			WithHint("write it as the parties reach this server, without a slash at the end")
+	}
+	if u.Port() == "443" || u.Host != strings.ToLower(u.Host) {
+		// DPoP proofs are compared with it, in the normal form of RFC 3986.
+		return keyholder.Errorf(keyholder.Invalid, "the issuer is not in its normal form").
+			WithHint("write the host in small letters, and leave out the port 443, which is that of https")
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ type Config struct {
 		Postgres *Postgres `yaml:"postgres"` // nil: the SQLite file of the data folder
 	} `yaml:"database"`
 	Auth struct {
-		External *External `yaml:"external"` // nil: our own authorization server issues the tokens
+		Audiences []string  `yaml:"audiences"` // of tokens, beside the Web API
+		External  *External `yaml:"external"`  // nil: our own authorization server issues the tokens
 	} `yaml:"auth"`
 	Webhooks struct {
 		AllowPrivate bool `yaml:"allow_private"`
@@ -113,10 +114,18 @@ func (c *Config) check() error {
 		return keyholder.Errorf(keyholder.Invalid, "database.postgres has no dsn_file").
 			WithHint("write the DSN into a file of mode 0600 and name it there")
 	}
-	if c.Auth.External != nil {
-		return c.Auth.External.check()
+	for _, a := range c.Auth.Audiences {
+		if u, err := url.Parse(a); err != nil || u.Scheme != "https" || u.Host == "" || u.Fragment != "" || strings.ContainsAny(a, " #") {
+			return keyholder.Errorf(keyholder.Invalid, "auth.audiences holds one that is not an https address without fragment")
+		}
 	}
-	return nil
+	if c.Auth.External == nil {
+		return nil
+	}
+	if len(c.Auth.Audiences) > 0 {
+		return keyholder.Errorf(keyholder.Invalid, "auth.audiences has no meaning with auth.external, whose issuer names the audience")
+	}
+	return c.Auth.External.check()
 }
 
 var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found`)

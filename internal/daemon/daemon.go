@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -146,10 +147,10 @@ func (d *Daemon) listen(c Config) error {
 	}
 	d.Issuer, d.API = c.Issuer, c.API
 	if d.Issuer == "" {
-		d.Issuer = "https://" + d.address(c, "auth")
+		d.Issuer = strings.TrimSuffix("https://"+d.address(c, "auth"), ":443")
 	}
 	if d.API == "" {
-		d.API = "https://" + d.address(c, "api")
+		d.API = strings.TrimSuffix("https://"+d.address(c, "api"), ":443")
 	}
 	d.MQTT = "mqtts://" + d.address(c, "mqtt")
 	return nil
@@ -178,7 +179,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: []string{d.API}, External: o.Config.Auth.External != nil, Log: d.log, Now: o.Now}); err != nil {
+	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: append([]string{d.API}, o.Config.Auth.Audiences...), External: o.Config.Auth.External != nil, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: trusted.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
