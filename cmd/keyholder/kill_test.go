@@ -51,7 +51,12 @@ func serveData(t *testing.T) *served {
 // more are arguments of init.
 func initData(t *testing.T, more ...string) *served {
 	t.Helper()
-	s := &served{t: t, dir: filepath.Join(t.TempDir(), "D")}
+	return initIn(t, filepath.Join(t.TempDir(), "D"), more...)
+}
+
+func initIn(t *testing.T, dir string, more ...string) *served {
+	t.Helper()
+	s := &served{t: t, dir: dir}
 	if out, err := exec.CommandContext(t.Context(), "keyholder", append([]string{"init", "-data", s.dir}, more...)...).CombinedOutput(); err != nil {
 		t.Fatalf("init: %v: %s", err, out)
 	}
