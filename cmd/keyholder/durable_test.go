@@ -227,7 +227,9 @@ func (r *received) complete(queues map[keyholder.SubscriptionID]*queue) bool {
 func smallDisk(t *testing.T, size string) (dir string, grow func(size string)) {
 	t.Helper()
 	dir = t.TempDir()
-	mount := func(options string) error { return exec.Command("mount", "-t", "tmpfs", "-o", options, "none", dir).Run() }
+	mount := func(options string) error {
+		return exec.Command("mount", "-t", "tmpfs", "-o", options, "none", dir).Run()
+	}
 	if err := mount("size=" + size + ",mode=700"); err != nil {
 		t.Skip("SKIPPED: this user may not mount a file system, so a full disk was not tested:", err)
 	}
