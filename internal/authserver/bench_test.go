@@ -89,8 +89,14 @@ func open(t testing.TB) *bench {
 // only: with an address there are none.
 func openAt(t testing.TB, host string) *bench {
 	t.Helper()
+	return openOn(t, host, storetest.New(t))
+}
+
+// openOn opens a bench on that database.
+func openOn(t testing.TB, host string, at storetest.Database) *bench {
+	t.Helper()
 	dir := t.TempDir()
-	b := &bench{t: t, at: storetest.New(t), audiences: []string{apiBase}}
+	b := &bench{t: t, at: at, audiences: []string{apiBase}}
 	if err := pki.Init(filepath.Join(dir, "pki"), time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
