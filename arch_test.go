@@ -92,6 +92,7 @@ var homes = map[string][]string{
 	"github.com/ThalesGroup/crypto11": {"internal/keyring"},
 	"github.com/google/go-cmp":        {},
 	"github.com/rogpeppe/go-internal": {},
+	"github.com/chromedp/cdproto":     {},
 	"github.com/chromedp/chromedp":    {},
 }
 

@@ -128,7 +128,7 @@ func newScreen(t *testing.T, path string, width, height int64, dark bool) *scree
 
 func (s *screen) run(actions ...chromedp.Action) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
 	defer cancel()
 	if err := chromedp.Run(ctx, actions...); err != nil {
 		var address, text string
@@ -158,7 +158,7 @@ func (s *screen) wait(selector string) {
 	s.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		var there bool
 		// While a page gives way to the next, there is nothing to ask.

@@ -1,10 +1,10 @@
 // Package authserver is the authorization server of a Keyholder (FDS 2.6.4.1,
 // 2.6.5.1): OAuth 2.0 and OpenID Connect for apps, providers and resource
-// servers, and the two pages on which an owner's user signs in and shares an
-// agreement with an app.
+// servers; the pages on which an owner's user signs in and shares an agreement
+// with an app; and the account page on which they look after their sign-in.
 //
-// The protocol is spoken by github.com/luikyv/go-oidc, and this package is its
-// only home. What that library leaves to its embedder is done here: storage in
+// The protocol is spoken by github.com/luikyv/go-oidc, WebAuthn by
+// github.com/go-webauthn/webauthn, and this package is their only home. What the libraries leave to their embedder is done here: storage in
 // the ledger, client certificates checked against the ledger, the binding of a
 // sign-in to one browser, and the pages. Whether a token may be issued, a
 // token introspected or an agreement shared is decided by the Permit functions

@@ -16,7 +16,7 @@ for (const form of document.querySelectorAll("form[data-passkey]")) {
     problem.hidden = true;
     button.disabled = true;
     try {
-      const answer = await fetch(form.action, {
+      const answer = await fetch(form.getAttribute("action"), { // form.action is the field of that name
         method: "POST", redirect: "error", credentials: "same-origin",
         body: new URLSearchParams({ csrf: form.elements.csrf.value, action: form.dataset.options }),
       });
