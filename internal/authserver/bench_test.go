@@ -39,7 +39,7 @@ const (
 // Ensure that what the authorization server keeps is as safe on PostgreSQL as
 // on SQLite: one winner of many, nothing replayed, faults told as such.
 func TestOnPostgres(t *testing.T) {
-	storetest.RunOnPostgres(t, "Parallel|AtOnce|Replay|Refresh|StorageFault|Cut|CodeFlow|ClientCredentials|Pushed|Finished|Clear")
+	storetest.RunOnPostgres(t, "Attacks|Parallel|AtOnce|Replay|Refresh|StorageFault|Cut|CodeFlow|ClientCredentials|Pushed|Finished|Clear")
 }
 
 // bench is an authorization server on a real ledger and a real TLS 1.2
@@ -500,6 +500,7 @@ func serveTLS(t testing.TB, a *pki.Authority, h http.Handler) string {
 	t.Helper()
 	config := keyholder.TLSStrict.Config()
 	config.Certificates = []tls.Certificate{must(a.ServerCertificate([]string{"127.0.0.1"}, time.Now()))}
+	config.ClientAuth = tls.RequestClientCert
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.Serve(tls.NewListener(l, config)) }()

@@ -184,11 +184,11 @@ func TestParallelRedemption(t *testing.T) {
 	for range 3 {
 		code := b.code(b.app)
 		c := b.client()
-		answers := atOnce(32, func() (*http.Response, error) {
+		answers := atOnce(64, func() (*http.Response, error) {
 			return c.PostForm(b.issuer+"/token", with(redemption(code), "client_id", string(b.app.ID), "client_secret", b.secret))
 		})
 		var won []reply
-		for range 32 {
+		for range 64 {
 			a := <-answers
 			switch r := read(t, a.resp, a.err); r.status {
 			case http.StatusOK:
@@ -198,7 +198,7 @@ func TestParallelRedemption(t *testing.T) {
 			}
 		}
 		if len(won) != 1 {
-			t.Fatalf("%d of 32 got tokens, want exactly 1", len(won))
+			t.Fatalf("%d of 64 got tokens, want exactly 1", len(won))
 		}
 		if b.active(won[0].text("access_token")) {
 			t.Error("the grant outlived the reuse")

@@ -169,7 +169,7 @@ func (s *Server) checkPasskey(ctx context.Context, a *attempt, credential string
 
 // refusePasskey audits a failure, within the limits of refusals, and makes a denial of it.
 func (s *Server) refusePasskey(ctx context.Context, user keyholder.UserID, cause error) error {
-	if _, ok := s.denials.allow("passkey of " + string(user)); ok {
+	if _, ok := s.denials.Allow("passkey of " + string(user)); ok {
 		if err := s.ledger.FailSignIn(ctx, user, keyholder.FactorPasskey, passkeyProblem(cause)); err != nil {
 			return err
 		}

@@ -125,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 		s.now = cfg.Ledger.Now
 	}
 	s.machines = newMachineGrants(maxMachineGrants)
-	s.denials = newDenials(s.ledger, s.log, s.now)
+	s.denials = &denials{ledger.NewDenials(s.ledger, s.log), s.ledger}
 	s.feed = newFeed()
 	var err error
 	if s.pages, err = newPages(cfg.Issuer); err != nil {

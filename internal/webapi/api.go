@@ -49,6 +49,7 @@ type API struct {
 	guard    *guard.Guard
 	now      func() time.Time
 	log      *slog.Logger
+	denials  *ledger.Denials
 
 	metadata    []byte // RFC 9728 document; nil: none
 	metadataURL string // where it is; empty: nowhere
@@ -66,6 +67,7 @@ func New(c Config) (*API, error) {
 	if a.log == nil {
 		a.log = slog.Default()
 	}
+	a.denials = ledger.NewDenials(c.Ledger, a.log)
 	if err := a.describe(c.Issuer, c.BaseURL); err != nil {
 		return nil, err
 	}
@@ -100,6 +102,7 @@ func (a *API) serve(rw http.ResponseWriter, r *http.Request) {
 			a.reference(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
 		a.access(w, r, began)
+		a.audit(w, r)
 		if broken {
 			panic(http.ErrAbortHandler)
 		}
@@ -163,6 +166,23 @@ func (a *API) access(w *response, r *http.Request, began time.Time) {
 	a.log.Info("request", attrs...)
 }
 
+// audit puts a refusal on the audit trail, before the answer leaves. A party is
+// whom a verified token names; all others share one limit.
+func (a *API) audit(w *response, r *http.Request) {
+	if !w.denied {
+		return
+	}
+	actor := ledger.System
+	if w.client != "" {
+		actor = w.client
+	}
+	detail := map[string]string{"door": "webapi", "route": w.route, "reason": w.reason}
+	if w.subscription != "" {
+		detail["subscription"] = string(w.subscription)
+	}
+	a.denials.Record(r.Context(), keyholder.EventDenied, actor, w.client, detail)
+}
+
 // response remembers what the access log says of a request.
 type response struct {
 	http.ResponseWriter
@@ -172,7 +192,15 @@ type response struct {
 	subscription keyholder.SubscriptionID
 	client       string
 	reason       string // why it was refused, in our words
+	denied       bool   // a right was asked for, and there is none
 	metadataURL  string // told with every 401
+}
+
+// refused notes why a request is not answered. Who presented no token asked for
+// no right, but for where to get one.
+func (w *response) refused(err error) {
+	w.reason = err.Error()
+	w.denied = keyholder.CodeOf(err) == keyholder.Denied && !errors.Is(err, guard.ErrNoToken)
 }
 
 // WriteHeader notes the status.

@@ -77,7 +77,7 @@ func (a *API) refuseFDS(w *response, err error) {
 		writeFDSStatus(w, http.StatusServiceUnavailable, unavailable, "")
 		return
 	}
-	w.reason = err.Error()
+	w.refused(err)
 	w.Header()["Www-Authenticate"] = a.guard.Challenges(err)
 	writeFDSStatus(w, http.StatusUnauthorized, unauthorizedRequest, "")
 }

@@ -29,7 +29,7 @@ func (a *API) ingest(w *response, r *http.Request, path string) {
 	w.route = ingestRoot + "*"
 	c, err := a.identify(w, r)
 	if err != nil {
-		w.reason = err.Error()
+		w.refused(err)
 		a.guard.Refuse(w, r, err)
 		return
 	}
@@ -47,7 +47,7 @@ func (a *API) ingest(w *response, r *http.Request, path string) {
 	}
 	owner := a.ownerNamed(parts[1])
 	if err := a.permitIngest(c, owner); err != nil {
-		w.reason = err.Error()
+		w.refused(err)
 		guard.WriteError(w, err, "")
 		return
 	}
