@@ -51,24 +51,25 @@ var imports = map[string][]string{
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the
 	// problem documents of guard.
-	"internal/authserver": {".", "guard", "internal/ledger", "internal/keyring", "internal/pki"},
-	"internal/webapi":     {".", "guard", "internal/store", "internal/ledger", "internal/facility", "internal/mailbox"},
-	"internal/webhook":    {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
-	"internal/broker":     {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},
-	"internal/console":    {".", "guard", "internal/ledger", "internal/pki", "internal/keyring", "internal/mailbox"},
+	"internal/authserver":      {".", "guard", "internal/ledger", "internal/keyring", "internal/pki"},
+	"internal/webapi":          {".", "guard", "internal/store", "internal/ledger", "internal/facility", "internal/mailbox"},
+	"internal/webhook":         {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
+	"internal/broker":          {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},
+	"internal/broker/external": {".", "internal/keyfile", "internal/ledger"},
+	"internal/console":         {".", "guard", "internal/ledger", "internal/pki", "internal/keyring", "internal/mailbox"},
 
 	// Wiring, the binary, and what plays a user in the demo and in tests.
 	"internal/daemon": {
 		".", "guard", "internal/store", "internal/ledger", "internal/mailbox", "internal/facility", "internal/pki", "internal/keyring",
-		"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/console", "internal/keyfile",
+		"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/broker/external", "internal/console", "internal/keyfile",
 	},
 	"internal/visitor": {"."},
-	"cmd/keyholder":    {".", "guard", "client", "client/mqttpool", "conformance", "internal/daemon", "internal/pki", "internal/keyring", "internal/console", "internal/visitor"},
+	"cmd/keyholder":    {".", "guard", "client", "client/mqttpool", "conformance", "internal/broker/external", "internal/daemon", "internal/pki", "internal/keyring", "internal/console", "internal/visitor"},
 	"bench":            {anything},
 }
 
 // doors are the protocol surfaces.
-var doors = []string{"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/console"}
+var doors = []string{"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/broker/external", "internal/console"}
 
 // homes says where each foreign module that go.mod requires may be imported;
 // {} means by tests only. cmd/keyholder has MQTT and JOSE because the demo

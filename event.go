@@ -40,6 +40,8 @@ const (
 	EventKeyRotated          EventKind = "key.rotated"
 	EventKeyEnded            EventKind = "key.ended"
 	EventCut                 EventKind = "cut"
+	EventCutUnfinished       EventKind = "cut.unfinished"
+	EventCutFinished         EventKind = "cut.finished"
 	EventDenied              EventKind = "denied"
 )
 

@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/broker/external"
 )
 
 // ConfigName is the name of the configuration file in the data folder.
@@ -39,6 +40,8 @@ type Config struct {
 		Auth string `yaml:"auth"`
 		API  string `yaml:"api"`
 		MQTT string `yaml:"mqtt"`
+		// Permits is where external brokers ask; it is bound only if there are any.
+		Permits string `yaml:"permits"`
 	} `yaml:"listen"`
 	Issuer   string `yaml:"issuer"`
 	API      string `yaml:"api"`
@@ -49,7 +52,8 @@ type Config struct {
 		Audiences []string  `yaml:"audiences"` // of tokens, beside the Web API
 		External  *External `yaml:"external"`  // nil: our own authorization server issues the tokens
 	} `yaml:"auth"`
-	Webhooks struct {
+	ExternalBrokers []external.Setting `yaml:"external_brokers"`
+	Webhooks        struct {
 		AllowPrivate bool `yaml:"allow_private"`
 	} `yaml:"webhooks"`
 	Log struct {
@@ -97,7 +101,11 @@ func (c *Config) check() error {
 		return keyholder.Errorf(keyholder.Invalid, "hosts is empty").
 			WithHint("list the DNS names and addresses under which this server is reached")
 	}
-	for key, addr := range map[string]string{"listen.auth": c.Listen.Auth, "listen.api": c.Listen.API, "listen.mqtt": c.Listen.MQTT} {
+	listen := map[string]string{"listen.auth": c.Listen.Auth, "listen.api": c.Listen.API, "listen.mqtt": c.Listen.MQTT}
+	if len(c.ExternalBrokers) > 0 {
+		listen["listen.permits"] = c.Listen.Permits
+	}
+	for key, addr := range listen {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return keyholder.Errorf(keyholder.Invalid, "%s is not an address of the form host:port", key)
 		}
@@ -113,6 +121,9 @@ func (c *Config) check() error {
 	if p := c.Database.Postgres; p != nil && p.DSNFile == "" {
 		return keyholder.Errorf(keyholder.Invalid, "database.postgres has no dsn_file").
 			WithHint("write the DSN into a file of mode 0600 and name it there")
+	}
+	if err := external.CheckSettings(c.ExternalBrokers); err != nil {
+		return err
 	}
 	for _, a := range c.Auth.Audiences {
 		if u, err := url.Parse(a); err != nil || u.Scheme != "https" || u.Host == "" || u.Fragment != "" || strings.ContainsAny(a, " #") {
@@ -150,7 +161,7 @@ func keys(t reflect.Type) []string {
 		f := t.Field(i)
 		out = append(out, f.Tag.Get("yaml"))
 		inner := f.Type
-		if inner.Kind() == reflect.Pointer {
+		if inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}
 		if inner.Kind() == reflect.Struct {

@@ -20,6 +20,7 @@ import (
 	"github.com/fds-keyholder/keyholder/guard"
 	"github.com/fds-keyholder/keyholder/internal/authserver"
 	"github.com/fds-keyholder/keyholder/internal/broker"
+	"github.com/fds-keyholder/keyholder/internal/broker/external"
 	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/internal/facility"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
@@ -44,6 +45,9 @@ type Daemon struct {
 	// Issuer, API and MQTT are the addresses under which it is reached:
 	// https://host:port, https://host:port and mqtts://host:port.
 	Issuer, API, MQTT string
+	// Permits is where external brokers ask, https://host:port; empty if there
+	// are none.
+	Permits string
 
 	dir      string
 	log      *slog.Logger
@@ -57,6 +61,8 @@ type Daemon struct {
 	auth     *authserver.Server
 	broker   *broker.Broker
 	webhook  *webhook.Webhook
+
+	permits *external.Door // nil: there are no external brokers
 
 	listeners map[string]net.Listener
 	servers   []*http.Server
@@ -137,7 +143,11 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 // listen binds every door and derives the public addresses, so that a port of
 // 0 works.
 func (d *Daemon) listen(c Config) error {
-	for name, address := range map[string]string{"auth": c.Listen.Auth, "api": c.Listen.API, "mqtt": c.Listen.MQTT} {
+	doors := map[string]string{"auth": c.Listen.Auth, "api": c.Listen.API, "mqtt": c.Listen.MQTT}
+	if len(c.ExternalBrokers) > 0 {
+		doors["permits"] = c.Listen.Permits
+	}
+	for name, address := range doors {
 		ln, err := net.Listen("tcp", address)
 		if err != nil {
 			return &keyholder.Error{Code: keyholder.Unavailable, Detail: fmt.Sprintf("cannot listen on %s (listen.%s)", address, name),
@@ -153,6 +163,9 @@ func (d *Daemon) listen(c Config) error {
 		d.API = strings.TrimSuffix("https://"+d.address(c, "api"), ":443")
 	}
 	d.MQTT = "mqtts://" + d.address(c, "mqtt")
+	if len(c.ExternalBrokers) > 0 {
+		d.Permits = "https://" + d.address(c, "permits")
+	}
 	return nil
 }
 
@@ -192,6 +205,9 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
+	if err := d.openPermits(o); err != nil {
+		return err
+	}
 	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Dir: o.Dir, Log: d.log, Now: o.Now})
 	if err != nil {
 		return err
@@ -211,6 +227,10 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	d.run("mqtt", func() error { return d.broker.Serve(d.listeners["mqtt"]) })
 	d.run("database", func() error { return d.followStore(ctx) })
 	d.run("webhook", func() error { return d.webhook.Run(ctx) })
+	if d.permits != nil {
+		d.serveHTTPS(d.permits.Handler(), d.listeners["permits"], d.permits.TLS(secure))
+		d.run("external brokers", func() error { return d.permits.Run(ctx) })
+	}
 	socket, err := console.Listen(o.Dir)
 	if err != nil {
 		return err
@@ -218,6 +238,21 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	server := httpServer(admin.Handler(), d.log)
 	d.servers = append(d.servers, server)
 	d.run("admin", func() error { return serveSocket(server, socket) })
+	return nil
+}
+
+// openPermits opens the door for external brokers, each of which is a plane.
+func (d *Daemon) openPermits(o Options) error {
+	if len(o.Config.ExternalBrokers) == 0 {
+		return nil
+	}
+	var err error
+	if d.permits, err = external.New(external.Config{Ledger: d.ledger, Brokers: o.Config.ExternalBrokers, Dir: o.Dir, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+		return err
+	}
+	for _, b := range d.permits.Brokers() {
+		d.ledger.AddPlane(b.Name(), b.End)
+	}
 	return nil
 }
 

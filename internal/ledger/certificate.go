@@ -28,7 +28,7 @@ func (l *Ledger) AddCertificate(ctx context.Context, actor string, c keyholder.C
 			c.Serial, c.Thumbprint[:], c.Use, c.Subject, micros(c.NotBefore), micros(c.NotAfter), micros(c.Issued), pem); err != nil {
 			return fmt.Errorf("add a certificate: %w", err)
 		}
-		tx.After(func() { l.view.set(func() { l.view.certificates[c.Thumbprint] = c }) })
+		tx.After(func() { l.view.set(func() { l.view.addCertificate(c) }) })
 		return l.Append(tx, keyholder.EventCertificateIssued, actor, c.Subject, detail{"serial": c.Serial, "use": string(c.Use)})
 	})
 }
@@ -45,7 +45,7 @@ func (l *Ledger) CertificatePEM(ctx context.Context, serial string) (string, err
 }
 
 func (l *Ledger) loadCertificates(ctx context.Context) error {
-	return l.each(ctx, "SELECT serial, thumbprint, use, subject, not_before, not_after, issued, revoked FROM certificates", func(scan scanner) error {
+	return l.each(ctx, "SELECT serial, thumbprint, use, subject, not_before, not_after, issued, revoked FROM certificates ORDER BY issued, serial", func(scan scanner) error {
 		var c keyholder.Certificate
 		var thumbprint []byte
 		var notBefore, notAfter, issued, revoked int64
@@ -57,7 +57,7 @@ func (l *Ledger) loadCertificates(ctx context.Context) error {
 		}
 		c.NotBefore, c.NotAfter = fromMicros(notBefore), fromMicros(notAfter)
 		c.Issued, c.Revoked = fromMicros(issued), fromMicros(revoked)
-		l.view.certificates[c.Thumbprint] = c
+		l.view.addCertificate(c)
 		return nil
 	})
 }

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -326,11 +327,21 @@ func (l *Ledger) endPlanes(ctx context.Context, c keyholder.Cut, committed time.
 			n, err := p.end(ctx, c)
 			reports[i] = keyholder.PlaneReport{Plane: p.name, Took: time.Since(committed), Ended: n}
 			if err != nil {
-				reports[i].Failed = "the plane did not confirm in time"
+				reports[i].Failed = unconfirmed(err)
 				l.log.Error("a plane did not end what was cut", "plane", p.name, "receipt", c.Receipt, "error", err)
 			}
 		})
 	}
 	wg.Wait()
 	return reports
+}
+
+// unconfirmed says in a receipt why a plane did not confirm: only what may be
+// shown to a caller.
+func unconfirmed(err error) string {
+	var e *keyholder.Error
+	if errors.As(err, &e) {
+		return e.Detail
+	}
+	return "the plane did not confirm in time"
 }

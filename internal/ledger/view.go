@@ -27,6 +27,7 @@ type view struct {
 	consents      map[keyholder.ConsentID]keyholder.Consent
 	subscriptions map[keyholder.SubscriptionID]keyholder.Subscription
 	certificates  map[keyholder.Thumbprint]keyholder.Certificate
+	thumbprints   map[string][]keyholder.Thumbprint // by subject, the oldest first
 	webhooks      map[keyholder.WebhookID]Webhook
 	secrets       map[string][]secretHash // by client
 	endings       endings
@@ -75,16 +76,40 @@ func (p Peer) Permit(now time.Time) keyholder.Verdict {
 func (l *Ledger) Peer(t keyholder.Thumbprint) Peer {
 	l.view.mu.RLock()
 	defer l.view.mu.RUnlock()
-	p := Peer{Certificate: l.view.certificates[t]}
+	return l.view.peer(t)
+}
+
+func (v *view) peer(t keyholder.Thumbprint) Peer {
+	p := Peer{Certificate: v.certificates[t]}
 	switch p.Certificate.Use {
 	case keyholder.ForSubscription:
-		p.Standing = l.view.standing(keyholder.SubscriptionID(p.Certificate.Subject))
+		p.Standing = v.standing(keyholder.SubscriptionID(p.Certificate.Subject))
 	case keyholder.ForProvider:
-		p.Provider = l.view.providers[keyholder.ProviderID(p.Certificate.Subject)]
+		p.Provider = v.providers[keyholder.ProviderID(p.Certificate.Subject)]
 	case keyholder.ForApp:
-		p.App = l.view.apps[keyholder.AppID(p.Certificate.Subject)]
+		p.App = v.apps[keyholder.AppID(p.Certificate.Subject)]
 	}
 	return p
+}
+
+// PeersOf returns the peers of all certificates of a subject, revoked ones
+// included, the oldest first. It is for a broker that tells whom a certificate
+// names and not which one it was.
+func (l *Ledger) PeersOf(subject string) []Peer {
+	l.view.mu.RLock()
+	defer l.view.mu.RUnlock()
+	peers := make([]Peer, 0, len(l.view.thumbprints[subject]))
+	for _, t := range l.view.thumbprints[subject] {
+		peers = append(peers, l.view.peer(t))
+	}
+	return peers
+}
+
+// addCertificate puts a certificate into the view, which the caller has
+// locked.
+func (v *view) addCertificate(c keyholder.Certificate) {
+	v.certificates[c.Thumbprint] = c
+	v.thumbprints[c.Subject] = append(v.thumbprints[c.Subject], c.Thumbprint)
 }
 
 // get reads one value of a map of the view.
@@ -275,6 +300,7 @@ func (l *Ledger) load(ctx context.Context) error {
 	v.consents = map[keyholder.ConsentID]keyholder.Consent{}
 	v.subscriptions = map[keyholder.SubscriptionID]keyholder.Subscription{}
 	v.certificates = map[keyholder.Thumbprint]keyholder.Certificate{}
+	v.thumbprints = map[string][]keyholder.Thumbprint{}
 	v.webhooks = map[keyholder.WebhookID]Webhook{}
 	v.secrets = map[string][]secretHash{}
 	v.endings = newEndings()

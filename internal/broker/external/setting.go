@@ -1,0 +1,123 @@
+package external
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
+)
+
+// Kind is a kind of broker that there is a driver for.
+type Kind string
+
+// The kinds of brokers.
+const (
+	RabbitMQ  Kind = "rabbitmq"
+	EMQX      Kind = "emqx"
+	Mosquitto Kind = "mosquitto"
+)
+
+// Setting is one external broker as keyholder.yaml describes it; the comments
+// there explain the keys.
+type Setting struct {
+	Name        string   `yaml:"name"`
+	Kind        Kind     `yaml:"kind"`
+	API         []string `yaml:"api"`
+	User        string   `yaml:"user"`
+	SecretFile  string   `yaml:"secret_file"`
+	CAFile      string   `yaml:"ca_file"`
+	CallersFile string   `yaml:"callers_file"`
+}
+
+var settingName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// CheckSettings checks the settings for themselves, without opening a file.
+// Errors: Invalid.
+func CheckSettings(settings []Setting) error {
+	seen := map[string]bool{}
+	for i, s := range settings {
+		if !settingName.MatchString(s.Name) {
+			return keyholder.Errorf(keyholder.Invalid, "external_brokers: the name of broker %d is not of lower-case letters, digits and hyphens", i+1)
+		}
+		if seen[s.Name] {
+			return keyholder.Errorf(keyholder.Invalid, "external_brokers: two are named %s", s.Name)
+		}
+		seen[s.Name] = true
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s Setting) check() error {
+	wrong := func(format string, args ...any) *keyholder.Error {
+		return keyholder.Errorf(keyholder.Invalid, "external_brokers, %s: %s", s.Name, fmt.Sprintf(format, args...))
+	}
+	if s.Kind != RabbitMQ && s.Kind != EMQX {
+		return wrong("there is no driver for this kind of broker").WithHint("the kinds are rabbitmq and emqx")
+	}
+	for key, value := range map[string]string{"user": s.User, "secret_file": s.SecretFile, "callers_file": s.CallersFile} {
+		if value == "" {
+			return wrong("%s is empty", key)
+		}
+	}
+	if _, err := keyholder.ParseID[string](s.User); err == nil {
+		return wrong("user is an ID, which names a client and not Keyholder")
+	}
+	if len(s.API) == 0 {
+		return wrong("api is empty").WithHint("list the https addresses of the nodes' management API")
+	}
+	for _, a := range s.API {
+		if u, err := url.Parse(a); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(a, "/") {
+			return wrong("api holds what is not an https address without user, query, fragment and final slash")
+		}
+	}
+	return nil
+}
+
+// path names a file from the data folder.
+func (s Setting) path(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
+// client is the HTTP client for the management API. It follows no redirect: the
+// secret is for these addresses only.
+func (s Setting) client(cfg Config) (*http.Client, error) {
+	c := cfg.TLS.Config()
+	if s.CAFile != "" {
+		text, err := keyfile.Read(s.path(cfg.Dir, s.CAFile))
+		if err != nil {
+			return nil, explainFile("ca_file", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, keyholder.Errorf(keyholder.Invalid, "the file of ca_file holds no certificate in PEM form")
+		}
+	}
+	return &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: c, MaxIdleConnsPerHost: parallel, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+func explainFile(key string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &keyholder.Error{Code: keyholder.Invalid, Detail: "the file of " + key + " does not exist",
+			Hint: "a relative name is looked for in the data folder", Err: err}
+	}
+	return err
+}
+
+func trimNewline(s string) string { return strings.TrimRight(s, "\r\n") }
