@@ -6,14 +6,17 @@ package keyholdertest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +34,9 @@ type Server struct {
 	Issuer string // https://host:port of the authorization server
 	API    string // https://host:port of the Web API, before /fds/v2
 	MQTT   string // mqtts://host:port
+	// Permits is where external brokers ask, https://host:port; empty if there
+	// are none.
+	Permits string
 
 	t      testing.TB
 	dsn    string // of its PostgreSQL database, or empty
@@ -70,6 +76,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	s.check(err)
 	s.config.Hosts = []string{"127.0.0.1", "localhost"}
 	s.config.Listen.Auth, s.config.Listen.API, s.config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	s.config.Listen.Permits = "127.0.0.1:0"
 	s.config.Webhooks.AllowPrivate = true
 	s.start()
 	t.Cleanup(s.stop)
@@ -81,8 +88,9 @@ func (s *Server) start() {
 	var err error
 	s.daemon, err = daemon.Start(s.t.Context(), daemon.Options{Dir: s.Dir, Config: s.config, Log: s.log})
 	s.check(err)
-	s.Issuer, s.API, s.MQTT = s.daemon.Issuer, s.daemon.API, s.daemon.MQTT
+	s.Issuer, s.API, s.MQTT, s.Permits = s.daemon.Issuer, s.daemon.API, s.daemon.MQTT, s.daemon.Permits
 	s.config.Listen.Auth, s.config.Listen.API, s.config.Listen.MQTT = s.Issuer[len("https://"):], s.API[len("https://"):], s.MQTT[len("mqtts://"):]
+	s.config.Listen.Permits = cmp.Or(strings.TrimPrefix(s.Permits, "https://"), s.config.Listen.Permits)
 	s.admin, err = console.Dial(s.Dir)
 	s.check(err)
 }
@@ -110,6 +118,18 @@ func (s *Server) TrustExternal(external string) {
 	c, err := daemon.ParseConfig(text)
 	s.check(err)
 	s.config.Auth = c.Auth
+	s.Restart()
+}
+
+// UseBrokers makes external brokers ask this server and be told its cuts, and
+// restarts. brokers is the value of external_brokers in keyholder.yaml, as
+// JSON.
+func (s *Server) UseBrokers(brokers string) {
+	s.t.Helper()
+	text := bytes.Replace(daemon.DefaultConfig, []byte("\nexternal_brokers: []\n"), []byte("\nexternal_brokers: "+brokers+"\n"), 1)
+	c, err := daemon.ParseConfig(text)
+	s.check(err)
+	s.config.ExternalBrokers = c.ExternalBrokers
 	s.Restart()
 }
 
@@ -258,6 +278,20 @@ func (s *Server) CertificatePEM(use keyholder.CertificateUse, subject string) (c
 	c, err := s.admin.IssueCertificate(s.t.Context(), console.NewCertificate{Use: use, Subject: subject, Request: string(csr)})
 	s.check(err)
 	return []byte(c.PEM), key
+}
+
+// ServerCertificatePEM makes a key and a certificate for another server of the
+// same operator, for example a broker, with the chain.
+func (s *Server) ServerCertificatePEM(hosts ...string) (certificate, key []byte) {
+	s.t.Helper()
+	c, err := s.daemon.ServerCertificate(hosts)
+	s.check(err)
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	s.check(err)
+	for _, link := range c.Certificate {
+		certificate = append(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: link})...)
+	}
+	return certificate, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // RootPEM returns the certificate of the server's authority.

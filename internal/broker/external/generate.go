@@ -78,6 +78,10 @@ func (p Plan) check() error {
 			return keyholder.Errorf(keyholder.Invalid, "the %s is not an https address without query and final slash", what)
 		}
 	}
+	if u, _ := url.Parse(p.Callback); net.ParseIP(u.Hostname()) != nil {
+		return keyholder.Errorf(keyholder.Invalid, "the callback is an IP address").
+			WithHint("give a DNS name of hosts in keyholder.yaml: RabbitMQ verifies the name of the server that it asks, and cannot verify an address")
+	}
 	if !planFolder.MatchString(p.Folder) || strings.HasSuffix(p.Folder, "/") {
 		return keyholder.Errorf(keyholder.Invalid, "the folder is not an absolute path of letters, digits, dots and hyphens")
 	}
