@@ -6,7 +6,7 @@ FUZZTIME ?= 10s
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/keyholder ./cmd/keyholder
 
-# The tests. Those that need mosquitto, Chromium, openssl, curl or npm run when it is there.
+# The tests. Those that need mosquitto, RabbitMQ, Chromium, openssl, curl or npm run when it is there.
 test:
 	$(GO) test -race -timeout 20m ./...
 

@@ -310,6 +310,25 @@ func (s *Server) Cut(kind keyholder.TargetKind, id string) keyholder.Receipt {
 	return r
 }
 
+// Audit returns the audit trail, at most its first 10,000 rows.
+func (s *Server) Audit() []keyholder.Event {
+	s.t.Helper()
+	var all []keyholder.Event
+	for len(all) < 10_000 {
+		after := int64(0)
+		if len(all) > 0 {
+			after = all[len(all)-1].Seq
+		}
+		page, err := s.admin.Audit(s.t.Context(), after, 500)
+		s.check(err)
+		if len(page) == 0 {
+			break
+		}
+		all = append(all, page...)
+	}
+	return all
+}
+
 // SignIn plays an owner's user at the sign-in pages and returns the address
 // with which they come back to the app.
 func (s *Server) SignIn(address, redirectURI, login, password string) string {

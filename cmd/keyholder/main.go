@@ -107,6 +107,8 @@ func commands() []command {
 		{"webhook list", "list webhooks", webhooks().runList},
 		{"webhook show", "show a webhook", webhooks().runShow},
 
+		{"broker config", "generate the configuration of an external broker", runBrokerConfig},
+
 		{"cut", "end a right everywhere; prints the receipt", runCut},
 		{"receipt list", "list the receipts of cuts", receipts().runList},
 		{"receipt show", "show a receipt", runReceiptShow},
@@ -230,6 +232,8 @@ func nounInWords(noun string) string {
 		return "client certificates"
 	case "webhook":
 		return "where apps want pushes"
+	case "broker":
+		return "MQTT brokers of others"
 	case "receipt":
 		return "proofs of cuts"
 	case "key":

@@ -143,3 +143,14 @@ func eventually(t testing.TB, what string, limit time.Duration, holds func() boo
 		}
 	}
 }
+
+// count returns how many rows of a kind are on the audit trail.
+func (f *fabric) count(kind keyholder.EventKind) int {
+	n := 0
+	for _, e := range f.Audit() {
+		if e.Kind == kind {
+			n++
+		}
+	}
+	return n
+}

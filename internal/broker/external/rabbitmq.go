@@ -50,9 +50,12 @@ func parseRabbit(body []byte) (rabbitQuestion, error) {
 	q := rabbitQuestion{password: form.Get("password"), hasPassword: form.Has("password"), vhost: form.Get("vhost"), resource: form.Get("resource"),
 		name: form.Get("name"), permission: form.Get("permission"), routingKey: form.Get("routing_key")}
 	q.who = claim{subject: form.Get("username"), clientID: form.Get("client_id")}
-	q.hasClient = form.Has("client_id")
-	if !q.hasClient {
-		q.who.clientID, q.hasClient = form.Get("variable_map.client_id"), form.Has("variable_map.client_id")
+	q.hasClient = form.Has("client_id") || form.Has("variable_map.client_id")
+	if form.Has("variable_map.client_id") {
+		if form.Has("client_id") && q.who.clientID != form.Get("variable_map.client_id") {
+			return rabbitQuestion{}, keyholder.Errorf(keyholder.Invalid, "the question has two client IDs")
+		}
+		q.who.clientID = form.Get("variable_map.client_id")
 	}
 	return q, nil
 }
