@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/go-webauthn/webauthn/webauthn"
 
@@ -28,6 +29,7 @@ const (
 // page: who it is, as far as is known, and what they have presented.
 type attempt struct {
 	User      keyholder.UserID      `json:"user,omitempty"`
+	Began     int64                 `json:"began,omitempty"` // with the first factor; Unix microseconds
 	Presented []keyholder.Factor    `json:"presented,omitempty"`
 	Lacking   bool                  `json:"lacking,omitempty"`   // more is required than the user has set up
 	Challenge *webauthn.SessionData `json:"challenge,omitempty"` // of a passkey ceremony that was begun
@@ -62,8 +64,11 @@ func (s *Server) present(ctx context.Context, a *attempt, form url.Values, at st
 	case err != nil:
 		return false, nil, err
 	}
+	if a.User == "" {
+		a.Began = s.ledger.Now().UnixMicro()
+	}
 	u := s.ledger.User(user)
-	if !keyholder.PermitSession(u, s.ledger.Now()).Allowed { // a disabled user is not asked for more
+	if !keyholder.PermitSession(u, time.UnixMicro(a.Began)).Allowed { // a disabled user is not asked for more
 		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action"))}, nil
 	}
 	a.User, a.Presented = user, append(a.Presented, factor)

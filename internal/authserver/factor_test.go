@@ -117,11 +117,19 @@ func TestAuthenticatorApp(t *testing.T) {
 	if w.page.header.Get("Retry-After") == "" {
 		t.Error("without Retry-After")
 	}
+	stale := b.browser().signIn(authorization(b.app)).says(http.StatusOK, "Second step")
+	b.pass(time.Second)
+	must(b.ledger.ChangePassword(t.Context(), b.user.ID, password, "another long password"))
+	b.pass(30 * time.Minute / 4)
+	stale.submit("action", "recovery", "code", recovery[1])
+	if stale.says(http.StatusForbidden, "The code is wrong"); stale.left != nil {
+		t.Error("the password from before the change counted")
+	}
 	w.submit("action", "restart").says(http.StatusOK, `name="login"`)
 	w.submit("action", "code", "code", b.totp(secret, 1)).says(http.StatusForbidden, "wrong")
 	for _, e := range must(b.ledger.Audit(t.Context(), 0, 1000)) {
 		for key, value := range e.Detail {
-			if strings.Contains(value, secret) || strings.Contains(value, recovery[1]) || value == spent {
+			if strings.Contains(value, secret) || strings.Contains(value, recovery[2]) || value == spent {
 				t.Errorf("the audit trail tells the secret in %s of %s", key, e.Kind)
 			}
 		}
@@ -304,4 +312,28 @@ func TestPasskeyRegistration(t *testing.T) {
 	if diff := cmp.Diff([]keyholder.EventKind{keyholder.EventFactorRemoved, keyholder.EventRecoveryCodesDrawn, keyholder.EventFactorAdded}, kinds); diff != "" {
 		t.Errorf("audited (-want +got):\n%s", diff)
 	}
+}
+
+// Ensure that whatever a browser sends as the answer of a passkey is refused
+// in order, unless the passkey signed it.
+func FuzzPasskey(f *testing.F) {
+	b := openAt(f, "localhost")
+	key := b.newAuthenticator()
+	b.account(b.user).register(key)
+	w := b.browser().open(b.issuer + "/authorize?" + authorization(b.app).Encode())
+	answer := key.get(w.options("passkey-options"))
+	f.Add(answer)
+	f.Add(strings.Replace(answer, `"signature":"`, `"signature":"AAAA`, 1))
+	f.Add(strings.Replace(answer, `"userHandle":"`, `"userHandle":"AAAA`, 1))
+	f.Add(key.create(w.options("passkey-options")))
+	for _, s := range []string{"", "{}", "[]", "null", `{"id":"","rawId":"","type":"public-key","response":{}}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, answer string) {
+		b.t = t
+		w := b.browser().open(b.issuer + "/authorize?" + authorization(b.app).Encode())
+		w.options("passkey-options")
+		w.submit("action", "passkey", "credential", answer).says(http.StatusForbidden, "The passkey was not accepted")
+		b.pass(time.Second) // sign-ins that were left go after ten minutes
+	})
 }
