@@ -134,7 +134,7 @@ func (s *Session) call(ctx context.Context, c call) ([]byte, error) {
 		ctx, cancel = context.WithTimeout(ctx, callWithin)
 		defer cancel()
 	}
-	renewed := false
+	renewed, reproved := false, false
 	for try := 1; ; try++ {
 		access, err := s.Token(ctx)
 		if err != nil {
@@ -150,6 +150,8 @@ func (s *Session) call(ctx context.Context, c call) ([]byte, error) {
 		refused := refusal(resp)
 		pause := retryAfter(resp.Header, -1, s.c.cfg.Now())
 		switch {
+		case resp.StatusCode == http.StatusUnauthorized && !reproved && proofRefused(resp.Header):
+			reproved = true
 		case resp.StatusCode == http.StatusUnauthorized && !renewed && s.discard(access):
 			renewed = true
 		case busy(resp.StatusCode) && pause >= 0 && pause <= maxWait && try < maxTries && sleep(ctx, max(pause, firstWait)):
@@ -170,7 +172,9 @@ func (s *Session) send(ctx context.Context, c call, access string) (*http.Respon
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+access)
+	if err := s.c.authorize(req, access); err != nil {
+		return nil, err
+	}
 	req.Header.Set("Accept", typeJSON)
 	if c.contentType != "" {
 		req.Header.Set("Content-Type", c.contentType)

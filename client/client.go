@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
@@ -47,6 +48,14 @@ type Config struct {
 	// its renewal make a new client and restore the sessions.
 	Certificate *tls.Certificate
 
+	// DPoPKey is a key that the tokens are bound to (RFC 9449), an ECDSA key on
+	// P-256 or an Ed25519 key: who steals a token cannot use it without the
+	// key. Beside a certificate the tokens are bound to both. It may be made
+	// anew with every start; tokens that the authorization server does not
+	// bind are refused then. Nil means that no DPoP is used. Servers that
+	// demand a nonce are not supported.
+	DPoPKey crypto.Signer
+
 	// RedirectURI is where the owner's user comes back to after signing in,
 	// exactly as registered. Needed for SignIn only.
 	RedirectURI string
@@ -79,8 +88,10 @@ type Config struct {
 // Client is the app, or the provider's back end, towards one provider. It is
 // safe for concurrent use.
 type Client struct {
-	cfg  Config
-	http *http.Client
+	cfg    Config
+	http   *http.Client
+	asking *http.Client // for tokens
+	prover *prover      // nil: the tokens are not bound to a key
 
 	mu         sync.Mutex // guards the fields below
 	metadata   guard.Metadata
@@ -112,12 +123,16 @@ func New(cfg Config) (*Client, error) {
 		cfg.Now = time.Now
 	}
 	cfg.API = strings.TrimSuffix(cfg.API, "/")
+	p, err := newProver(cfg.DPoPKey, cfg.Now)
+	if err != nil {
+		return nil, err
+	}
 	tlsConfig := cfg.TLS.Config()
 	tlsConfig.RootCAs = cfg.RootCAs
 	if cfg.Certificate != nil {
 		tlsConfig.Certificates = []tls.Certificate{*cfg.Certificate}
 	}
-	return &Client{cfg: cfg, http: &http.Client{
+	c := &Client{cfg: cfg, prover: p, http: &http.Client{
 		Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			TLSClientConfig:       tlsConfig,
@@ -129,7 +144,12 @@ func New(cfg Config) (*Client, error) {
 		},
 		// A token must go to nobody but the one it is for.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}}
+	c.asking = c.http
+	if p != nil {
+		c.asking = &http.Client{Transport: proving{p, c.http.Transport}, CheckRedirect: c.http.CheckRedirect}
+	}
+	return c, nil
 }
 
 // Close closes connections that are not in use. The client stays usable.

@@ -83,11 +83,11 @@ func (p *peer) serve(w http.ResponseWriter, r *http.Request) {
 		token(w, r)
 	default:
 		p.apiCalls.Add(1)
-		bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok {
+		scheme, access, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if access == "" || (scheme == "DPoP") != (r.Header.Get("DPoP") != "") || scheme != "DPoP" && scheme != "Bearer" {
 			p.t.Errorf("%s without a token", r.URL)
 		}
-		api(w, r, bearer)
+		api(w, r, access)
 	}
 }
 

@@ -52,6 +52,9 @@ func (c *Client) Restore(t Tokens) (*Session, error) {
 	if t.Refresh == "" {
 		return nil, keyholder.Errorf(keyholder.Invalid, "the saved tokens hold no refresh token")
 	}
+	if t.Key != c.keyThumbprint() {
+		t.Access = "" // it is of no use with this key; the refresh token is
+	}
 	s := c.session(t, c.refresh)
 	s.got = time.Time{}
 	return s, nil

@@ -50,7 +50,11 @@ func (c *Client) SignIn(ctx context.Context) (*SignIn, error) {
 		State: rand.Text(), c: c, verifier: oauth2.GenerateVerifier(),
 		iss: m.IssuerInResponse, until: c.cfg.Now().Add(signInWithin),
 	}
-	s.URL = c.oauth(m).AuthCodeURL(s.State, oauth2.S256ChallengeOption(s.verifier))
+	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(s.verifier)}
+	if c.prover != nil { // who steals the code needs the key, too
+		options = append(options, oauth2.SetAuthURLParam("dpop_jkt", c.prover.jkt))
+	}
+	s.URL = c.oauth(m).AuthCodeURL(s.State, options...)
 	return s, nil
 }
 

@@ -64,6 +64,9 @@ type Tokens struct {
 	Access       string                   `json:"access_token"`
 	Refresh      string                   `json:"refresh_token,omitempty"`
 	Expires      time.Time                `json:"expires"` // of the access token
+	// Key is the thumbprint of the DPoP key that the access token is bound to;
+	// empty: none.
+	Key string `json:"jkt,omitempty"`
 }
 
 // String shows whose tokens they are, and none of them.
@@ -129,7 +132,7 @@ func (c *Client) clientCredentials(ctx context.Context, scope string, sub keyhol
 // broken connection if the request is repeatable. Errors hold nothing of the
 // request.
 func (c *Client) fetch(ctx context.Context, repeatable bool, ask func(context.Context) (*oauth2.Token, error)) (Tokens, error) {
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.http)
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.asking)
 	wait := firstWait
 	for try := 1; ; try++ {
 		t, err := ask(ctx)
@@ -158,8 +161,12 @@ func (c *Client) fetch(ctx context.Context, repeatable bool, ask func(context.Co
 
 // tokens reads a token response.
 func (c *Client) tokens(t *oauth2.Token) (Tokens, error) {
-	if !strings.EqualFold(t.Type(), "Bearer") {
+	switch {
+	case c.prover == nil && !strings.EqualFold(t.Type(), "Bearer"):
 		return Tokens{}, keyholder.Errorf(keyholder.Invalid, "the authorization server issued a token of an unknown type")
+	case c.prover != nil && !strings.EqualFold(t.Type(), "DPoP"):
+		return Tokens{}, keyholder.Errorf(keyholder.Invalid, "the authorization server issued a token that is not bound to the DPoP key").
+			WithHint("it may not know DPoP: leave DPoPKey out")
 	}
 	lifetime := time.Duration(t.ExpiresIn) * time.Second
 	if lifetime <= 0 {
@@ -173,7 +180,7 @@ func (c *Client) tokens(t *oauth2.Token) (Tokens, error) {
 	if err != nil {
 		sub = ""
 	}
-	return Tokens{Subscription: sub, Access: t.AccessToken, Refresh: t.RefreshToken, Expires: c.cfg.Now().Add(lifetime)}, nil
+	return Tokens{Subscription: sub, Access: t.AccessToken, Refresh: t.RefreshToken, Expires: c.cfg.Now().Add(lifetime), Key: c.keyThumbprint()}, nil
 }
 
 // claimedSubscription reads the claim subscription_id of a token without
