@@ -18,9 +18,13 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/store"
 )
 
-// onPostgres is set in the process that runs tests once more. It holds the
-// address of the server for the databases of the tests.
-const onPostgres = "KEYHOLDER_TEST_ON_POSTGRES"
+// onPostgres and template are set in the process that runs tests once more:
+// the URL of the server for the databases of the tests, and the name of a
+// database with the schema in it, which is quicker to copy than to make.
+const (
+	onPostgres = "KEYHOLDER_TEST_ON_POSTGRES"
+	template   = "KEYHOLDER_TEST_TEMPLATE"
+)
 
 // RunOnPostgres runs tests of the package that calls it once more, on
 // PostgreSQL: New gives them databases there. run is what go test takes as
@@ -30,13 +34,21 @@ func RunOnPostgres(t *testing.T, run string) {
 	if os.Getenv(onPostgres) != "" {
 		t.Skip("this is that run")
 	}
-	address := Postgres(t)
+	server := Postgres(t)
+	name, dsn := newDatabase(t, server, "template0")
+	schema, err := Database{dsn: dsn}.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Close(); err != nil {
+		t.Fatal(err)
+	}
 	args := []string{"-test.run=" + run, "-test.timeout=10m"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), onPostgres+"="+address)
+	cmd.Env = append(os.Environ(), onPostgres+"="+server, template+"="+name)
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {
 		t.Logf("%s", out)
@@ -72,7 +84,8 @@ type Database struct {
 func New(t testing.TB) Database {
 	t.Helper()
 	if server := os.Getenv(onPostgres); server != "" {
-		return Database{dsn: NewDSN(t, server)}
+		_, dsn := newDatabase(t, server, os.Getenv(template))
+		return Database{dsn: dsn}
 	}
 	return Database{path: filepath.Join(t.TempDir(), "keyholder.db")}
 }
@@ -168,13 +181,21 @@ func texts(t testing.TB, db *sql.DB, query string) []string {
 // dropped when the test ends.
 func NewDSN(t testing.TB, server string) string {
 	t.Helper()
+	_, dsn := newDatabase(t, server, "template0")
+	return dsn
+}
+
+// newDatabase creates a database as a copy of another one, and returns its
+// name and its DSN.
+func newDatabase(t testing.TB, server, like string) (name, dsn string) {
+	t.Helper()
 	db, err := sql.Open("pgx", server)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	name := "keyholder_" + strings.ToLower(rand.Text())
-	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
+	name = "keyholder_" + strings.ToLower(rand.Text())
+	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+like); err != nil {
 		t.Fatalf("create a database: %v", err)
 	}
 	t.Cleanup(func() {
@@ -187,5 +208,5 @@ func NewDSN(t testing.TB, server string) string {
 		t.Fatal(err)
 	}
 	u.Path = "/" + name
-	return u.String()
+	return name, u.String()
 }
