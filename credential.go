@@ -30,7 +30,20 @@ const (
 	// AuthCertificate is tls_client_auth (RFC 8705 2.1), which FDS 2.6.5.1
 	// strongly recommends.
 	AuthCertificate AuthMethod = "tls_client_auth"
+	// AuthSelfSigned is self_signed_tls_client_auth (RFC 8705 2.2): the app's
+	// own certificate, which no authority vouches for and which the
+	// administrator has put on record.
+	AuthSelfSigned AuthMethod = "self_signed_tls_client_auth"
+	// AuthKey is private_key_jwt (RFC 7523, OpenID Connect Core 9): the app
+	// signs an assertion with a key whose public half is registered.
+	AuthKey AuthMethod = "private_key_jwt"
 )
+
+// Asymmetric says whether the client proves its identity by a private key,
+// which never leaves it, and not by a secret that both sides know.
+func (m AuthMethod) Asymmetric() bool {
+	return m == AuthCertificate || m == AuthSelfSigned || m == AuthKey
+}
 
 // Thumbprint is the SHA-256 hash of a certificate's DER form, the x5t#S256 of
 // RFC 8705. The zero value means "no certificate".
@@ -38,6 +51,10 @@ type Thumbprint [32]byte
 
 // ThumbprintOf returns the thumbprint of a certificate in DER form.
 func ThumbprintOf(der []byte) Thumbprint { return sha256.Sum256(der) }
+
+// String writes the thumbprint as openssl prints a fingerprint, in lower case
+// and without colons.
+func (t Thumbprint) String() string { return hex.EncodeToString(t[:]) }
 
 // KeyThumbprint is the SHA-256 thumbprint of a public key (RFC 7638), the jkt
 // of RFC 9449. The zero value means "no key".
@@ -69,19 +86,36 @@ const (
 	ForApp CertificateUse = "app"
 )
 
+// CertificateOrigin says who vouches for a client certificate on record.
+type CertificateOrigin string
+
+const (
+	// OriginIssued is this Keyholder's own certificate authority.
+	OriginIssued CertificateOrigin = ""
+	// OriginSelfSigned is nobody but the app; the administrator recorded the
+	// very certificate.
+	OriginSelfSigned CertificateOrigin = "self_signed"
+	// OriginPinned is the authority that is pinned for the app.
+	OriginPinned CertificateOrigin = "pinned"
+)
+
 // Certificate is a client certificate as the ledger knows it. Rights hang on
 // its use and subject, never on what the bytes of the certificate say, so
 // renewal changes no right and a certificate the ledger does not know has
 // none.
 type Certificate struct {
-	Serial     string         `json:"serial"` // lower-case hexadecimal, as printed by openssl
-	Thumbprint Thumbprint     `json:"-"`
-	Use        CertificateUse `json:"use"`
-	Subject    string         `json:"subject"` // the UUID of the SAN URI urn:uuid:<subject> and of the CN
-	NotBefore  time.Time      `json:"not_before"`
-	NotAfter   time.Time      `json:"not_after"`
-	Issued     time.Time      `json:"issued"`
-	Revoked    time.Time      `json:"revoked,omitzero"`
+	// Serial names the certificate: its serial number as openssl prints it, in
+	// lower-case hexadecimal. Other authorities may use a number again, so a
+	// certificate that was not issued here is named by its thumbprint.
+	Serial     string            `json:"serial"`
+	Thumbprint Thumbprint        `json:"-"`
+	Origin     CertificateOrigin `json:"origin,omitempty"`
+	Use        CertificateUse    `json:"use"`
+	Subject    string            `json:"subject"` // whom it identifies: a UUID
+	NotBefore  time.Time         `json:"not_before"`
+	NotAfter   time.Time         `json:"not_after"`
+	Issued     time.Time         `json:"issued"` // when it came on record
+	Revoked    time.Time         `json:"revoked,omitzero"`
 }
 
 // Valid says whether the certificate proves anything at the time now.

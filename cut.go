@@ -32,7 +32,7 @@ func ParseTarget(kind, id string) (Target, error) {
 			return Target{}, err
 		}
 	case CutCertificate:
-		if id == "" || len(id) > 40 || !isHex(id) {
+		if id == "" || len(id) > 2*len(Thumbprint{}) || !isHex(id) {
 			return Target{}, Errorf(Invalid, "not a certificate serial").
 				WithHint("give the serial as lower-case hexadecimal digits, as `keyholder cert list` prints it")
 		}

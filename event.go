@@ -16,6 +16,8 @@ const (
 	EventConsentRefused      EventKind = "consent.refused"
 	EventSubscriptionCreated EventKind = "subscription.created"
 	EventCertificateIssued   EventKind = "certificate.issued"
+	EventCertificateRecorded EventKind = "certificate.recorded" // one that was not issued here
+	EventAppKeysReplaced     EventKind = "app.keys_replaced"
 	EventSecretIssued        EventKind = "secret.issued"
 	EventSignedIn            EventKind = "signin.succeeded"
 	EventSignInFailed        EventKind = "signin.failed"

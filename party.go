@@ -47,13 +47,27 @@ type User struct {
 
 // App is a client application.
 type App struct {
-	ID             AppID       `json:"id"`
-	Name           string      `json:"name"`
-	Grants         []GrantType `json:"grants"` // what was negotiated (FDS 2.6.5.1)
-	Authentication AuthMethod  `json:"authentication"`
-	RedirectURIs   []string    `json:"redirect_uris"`
-	Created        time.Time   `json:"created"`
-	Cut            time.Time   `json:"cut,omitzero"`
+	ID             AppID           `json:"id"`
+	Name           string          `json:"name"`
+	Profile        Profile         `json:"profile"`
+	Grants         []GrantType     `json:"grants"` // what was negotiated (FDS 2.6.5.1)
+	Authentication AuthMethod      `json:"authentication"`
+	Keys           []ClientKey     `json:"keys,omitempty"`            // of an app that authenticates by AuthKey
+	Pinned         PinnedAuthority `json:"pinned_authority,omitzero"` // may vouch for an app that authenticates by AuthCertificate
+	RedirectURIs   []string        `json:"redirect_uris"`
+	PushedOnly     bool            `json:"require_pushed_authorization_requests,omitempty"` // RFC 9126 6
+	Created        time.Time       `json:"created"`
+	Cut            time.Time       `json:"cut,omitzero"`
+}
+
+// PinnedAuthority is a certificate authority of others that is trusted to
+// name one app by one subject, and for nothing else.
+type PinnedAuthority struct {
+	PEM string `json:"pem"` // its certificates
+	// Subject is what the app's certificates must name: "dns:" or "uri:" and
+	// a subject alternative name, or "dn:" and a distinguished name in the
+	// form of RFC 2253 (RFC 8705 2.1.2).
+	Subject string `json:"subject"`
 }
 
 // ResourceServer is a party registered to introspect tokens (RFC 7662).

@@ -68,9 +68,40 @@ func PermitCertificate(c Certificate, s Standing, p Provider, a App, now time.Ti
 		if a.ID == "" || string(a.ID) != c.Subject || !a.Cut.IsZero() {
 			return deny(W4, "the certificate names no app in force")
 		}
-		return allow(W4)
+		return permitOrigin(c.Origin, a)
 	}
 	return deny(M2, "the certificate has no known use")
+}
+
+// permitOrigin decides who may vouch for an app: this Keyholder's authority
+// for any; nobody, or an authority of others, only where the app is
+// registered so.
+func permitOrigin(o CertificateOrigin, a App) Verdict {
+	switch {
+	case o == OriginIssued,
+		o == OriginSelfSigned && a.Authentication == AuthSelfSigned,
+		o == OriginPinned && a.Authentication == AuthCertificate && a.Pinned != (PinnedAuthority{}):
+		return allow(W4)
+	}
+	return deny(W4, "the app is not registered for a certificate of this origin")
+}
+
+// PermitRecord decides whether a certificate may come on record: one that is
+// issued here as [PermitCertify] says, one of another origin for an app that
+// is registered for it.
+func PermitRecord(c Certificate, s Standing, p Provider, a App, now time.Time) Verdict {
+	if v := PermitCertify(c.Use, s, p, a, now); !v.Allowed {
+		return v
+	}
+	switch {
+	case c.Origin == OriginIssued:
+		return allow(M3)
+	case c.Use != ForApp:
+		return deny(M3, "only apps may bring certificates of their own")
+	case now.After(c.NotAfter):
+		return deny(M3, "the certificate has ended")
+	}
+	return permitOrigin(c.Origin, a)
 }
 
 // PermitConnect decides whether an MQTT client may connect. It must be asked

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -119,6 +120,35 @@ example:
 	return f.added(cert.Serial, cert)
 }
 
+func runCertAdd(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "cert add", `
+Records a further certificate of an app with -auth self_signed_tls_client_auth,
+made by the app itself, and prints the thumbprint that names it. The one before
+stays valid until it ends or is revoked, so that the app can change over.
+
+example:
+  $ keyholder cert add -id fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24 -cert new.pem`).server().reading()
+	id := f.need("id", "`ID`: the app")
+	file := f.need("cert", "`FILE`: certificate in PEM; - is standard input")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	text, err := readSelfSigned(env, *file)
+	if err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	cert, err := c.AddAppCertificate(ctx, console.NewAppCertificate{App: *id, Certificate: text})
+	if err != nil {
+		return err
+	}
+	return f.added(cert.Serial, cert)
+}
+
 func runCertRevoke(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "cert revoke", `
 Revokes one client certificate and prints the receipt; the same as keyholder cut
@@ -173,6 +203,7 @@ func certificates() noun[console.CertificateText] {
 			{title: "id", text: func(k row, _ time.Time) string { return k.Subject }},
 			{title: "name", text: func(k row, _ time.Time) string { return k.SubjectName }},
 			{title: "state", text: func(k row, now time.Time) string { return stateOf(k.NotBefore, k.NotAfter, k.Revoked, "revoked", now) }},
+			{title: "origin", text: func(k row, _ time.Time) string { return cmp.Or(string(k.Origin), "issued here") }, wide: true},
 			{title: "issued", text: func(k row, _ time.Time) string { return stamp(k.Issued) }, wide: true},
 		},
 		more: func(w io.Writer, k row, _ time.Time) { fmt.Fprintf(w, "\n%s", k.PEM) },

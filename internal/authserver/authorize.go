@@ -18,7 +18,8 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: endpointAuthorize}
 	r.Header.Del("DPoP") // a browser proves nothing; an app names its key by dpop_jkt
 	problem := readAuthorization(ex, w, r)
-	if problem == nil && isPushed(ex.form) {
+	pushed := problem == nil && isPushed(ex.form)
+	if pushed {
 		r, problem = s.takePushed(ex, r)
 		if ex.fault != nil {
 			s.faultPage(w, r, ex)
@@ -33,7 +34,11 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		s.pages.message(w, http.StatusBadRequest, problem)
 		return
 	}
-	if code, description := s.unsupported(ex.form); code != "" {
+	code, description := s.unsupported(ex.form)
+	if v := keyholder.PermitAuthorization(s.ledger.App(keyholder.AppID(ex.form.Get("client_id"))), pushed); !v.Allowed {
+		code, description = string(goidc.ErrorCodeInvalidRequest), v.Reason
+	}
+	if code != "" {
 		s.denials.record(r.Context(), ex, keyholder.EventDenied, code, description)
 		s.redirectError(w, r, ex.form, code, description)
 		return

@@ -9,6 +9,7 @@ import (
 	"github.com/luikyv/go-oidc/pkg/goidc"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
 // roleOf says what the party with that client ID is; empty if there is none
@@ -27,9 +28,9 @@ func (s *Server) roleOf(id string) keyholder.Role {
 }
 
 // Client describes a party to the library as the ledger knows it at this
-// moment. It is asked anew on every request, so a cut or a new app needs no
-// reload. The library allows one way of authentication per client; which one
-// it is for this request is settled here.
+// moment. It is asked anew on every request, so a cut, a new app or a new key
+// needs no reload. The library allows one way of authentication per client;
+// which one it is for this request is settled here.
 func (m *manager) Client(ctx context.Context, id string) (*goidc.Client, error) {
 	ex := exchangeOf(ctx)
 	c := &goidc.Client{ID: id, Secret: id} // the verifier gets Secret as "stored": the ID is all it needs
@@ -41,8 +42,13 @@ func (m *manager) Client(ctx context.Context, id string) (*goidc.Client, error) 
 	case keyholder.RoleApp:
 		app := m.ledger.App(keyholder.AppID(id))
 		describeApp(c, app)
-		if app.Authentication == keyholder.AuthCertificate {
+		switch app.Authentication {
+		case keyholder.AuthCertificate, keyholder.AuthSelfSigned:
 			m.byCertificate(ex, c, keyholder.ForApp)
+		case keyholder.AuthKey:
+			if err := m.byAssertion(ex, c, app); err != nil {
+				return nil, err
+			}
 		}
 	case keyholder.RoleProvider:
 		c.Name = m.ledger.Provider(keyholder.ProviderID(id)).Name
@@ -71,24 +77,36 @@ func describeApp(c *goidc.Client, app keyholder.App) {
 	}
 }
 
-// byCertificate makes tls_client_auth (RFC 8705 2.1) the client's method. The
-// library compares only the subject of the presented certificate, which
-// anybody can copy. So the very certificate must be on record in the ledger,
-// for this use and this client, and good at this moment; the handshake has
-// proved that the peer holds its key.
+// byCertificate makes a certificate the client's method (RFC 8705 2). The
+// library compares the subject of the presented certificate, which anybody can
+// copy, or the certificate with those it is given. So the very certificate must
+// be on record in the ledger, for this use and this client, and good at this
+// moment; the handshake has proved that the peer holds its key. Of one that we
+// issued the library compares the subject as well.
 func (m *manager) byCertificate(ex *exchange, c *goidc.Client, use keyholder.CertificateUse) {
 	c.TokenAuthnMethod = goidc.AuthnMethodTLS
 	c.TLSSubjectDistinguishedName = "CN=" + c.ID
 	c.TLSTokenBindingRequired = true
-	if ex.peer == nil {
+	peer, ok := m.certify(ex, c.ID, use)
+	if !ok {
 		return
 	}
-	peer := m.ledger.Peer(keyholder.Thumbprint(digestOf(ex.peer.Raw)))
-	if !peer.Permit(m.now()).Allowed || peer.Certificate.Use != use || peer.Certificate.Subject != c.ID {
-		return
+	if peer.Certificate.Origin != keyholder.OriginIssued {
+		c.TokenAuthnMethod = goidc.AuthnMethodSelfSignedTLS
+		c.JWKS = &goidc.JSONWebKeySet{Keys: []goidc.JSONWebKey{{Key: ex.peer.PublicKey, CertificateThumbprintSHA256: peer.Certificate.Thumbprint[:]}}}
 	}
-	ex.byCertificate = true
 	m.authenticated(ex, c.ID)
+}
+
+// certify notes whether the presented certificate is on record for the client
+// and good at this moment.
+func (s *Server) certify(ex *exchange, client string, use keyholder.CertificateUse) (ledger.Peer, bool) {
+	if ex.peer == nil {
+		return ledger.Peer{}, false
+	}
+	peer := s.ledger.Peer(keyholder.ThumbprintOf(ex.peer.Raw))
+	ex.certified = peer.Permit(s.now()).Allowed && peer.Certificate.Use == use && peer.Certificate.Subject == client
+	return peer, ex.certified
 }
 
 // verifySecret is the library's check of a client secret; stored is the

@@ -91,7 +91,10 @@ func readClientRequest(ex *exchange, w http.ResponseWriter, r *http.Request) *re
 	if r.TLS != nil && r.TLS.HandshakeComplete && len(r.TLS.PeerCertificates) > 0 {
 		ex.peer = r.TLS.PeerCertificates[0]
 	}
-	return readSecret(ex, r)
+	if refused := readSecret(ex, r); refused != nil {
+		return refused
+	}
+	return readAssertion(ex)
 }
 
 // readForm parses the body, which must name each parameter once.

@@ -26,21 +26,25 @@ const (
 	endpointAccount     endpoint = "account"
 )
 
+// clientEndpoints are those that clients call, not browsers.
+var clientEndpoints = []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush}
+
 // exchange is what is known of one request. It travels in the request's
 // context, because the library's hooks get nothing else, and is used by the
 // request's goroutine only.
 type exchange struct {
 	endpoint endpoint
 	form     url.Values
-	method   goidc.AuthnMethod // how the request carries a secret; empty: not at all
-	peer     *x509.Certificate // presented in the handshake; proves nothing by itself
+	method   goidc.AuthnMethod    // how the request carries a secret; empty: not at all
+	peer     *x509.Certificate    // presented in the handshake; proves nothing by itself
+	asserted *keyholder.Assertion // the client assertion, which anybody could have written until the library has verified it; nil: none
 
 	key keyholder.KeyThumbprint // of the request's DPoP proof, which the library has yet to use up; zero: none
 
-	client        string // authenticated, else empty
-	role          keyholder.Role
-	byCertificate bool                   // the client was authenticated by peer
-	spent         map[ledger.Digest]bool // the jti that this request has used, in a turn before this one too
+	client    string // authenticated, else empty
+	role      keyholder.Role
+	certified bool                   // peer is on record for the client, so that its tokens are bound to it
+	spent     map[ledger.Digest]bool // the jti that this request has used, in a turn before this one too
 
 	grant    ledger.Grant   // the row a change starts from
 	session  ledger.Session // the row a change starts from
@@ -62,7 +66,7 @@ type refusal struct {
 
 // again is the exchange of the same request when it is decided anew.
 func (ex *exchange) again() exchange {
-	return exchange{endpoint: ex.endpoint, form: ex.form, method: ex.method, peer: ex.peer, key: ex.key, spent: ex.spent}
+	return exchange{endpoint: ex.endpoint, form: ex.form, method: ex.method, peer: ex.peer, asserted: ex.asserted, key: ex.key, spent: ex.spent}
 }
 
 type exchangeKey struct{}

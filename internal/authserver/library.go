@@ -48,7 +48,9 @@ func newLibrary(s *Server) (http.Handler, error) {
 			provider.WithRefreshTokenRotation(),
 		),
 		provider.WithClientCredentialsGrant(),
-		provider.WithSecretBasicAuthn(), provider.WithSecretPostAuthn(), provider.WithTLSAuthn(),
+		provider.WithSecretBasicAuthn(), provider.WithSecretPostAuthn(),
+		provider.WithTLSAuthn(), provider.WithSelfSignedTLSAuthn(), provider.WithPrivateKeyJWTAuthn(assertionAlgorithms...),
+		provider.WithJWTLeewayTime(int(keyholder.AssertionSkew/time.Second)),
 		provider.WithClientSecretVerifier(s.verifySecret),
 		provider.WithMTLS(provider.MTLSConfig{Host: s.issuer, ClientCert: clientCertificate}, provider.WithMTLSTokenBinding()),
 		provider.WithDPoP(proofAlgorithms()),
@@ -103,32 +105,12 @@ func refreshToken(ctx context.Context) string {
 	return random("khr_")(ctx)
 }
 
-// jtiMemory is longer than the library accepts an assertion for (10 minutes),
-// leeway included.
-const jtiMemory = 15 * time.Minute
-
-func (s *Server) consumeJTI(ctx context.Context, jti string) error {
-	ex := exchangeOf(ctx)
-	d := digest(jti)
-	if ex.spent[d] {
-		return nil
-	}
-	if err := s.ledger.ConsumeJTI(ctx, d, s.now().Add(jtiMemory)); err != nil {
-		return settle(ex, err)
-	}
-	if ex.spent == nil {
-		ex.spent = map[ledger.Digest]bool{}
-	}
-	ex.spent[d] = true
-	return nil
-}
-
-// clientCertificate gives the library the certificate that authenticated the
-// client, for its own check and for cnf; one that only lies in the handshake
-// proves nothing and binds nothing.
+// clientCertificate gives the library the certificate that is on record for
+// the client, for its own check and for cnf; one that only lies in the
+// handshake proves nothing and binds nothing.
 func clientCertificate(ctx context.Context) (*x509.Certificate, error) {
 	ex := exchangeOf(ctx)
-	if !ex.byCertificate || ex.peer == nil {
+	if !ex.certified || ex.peer == nil {
 		return nil, errors.New("no client certificate on record for this client was presented")
 	}
 	return ex.peer, nil

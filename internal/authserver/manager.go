@@ -98,12 +98,17 @@ func (m *manager) Session(ctx context.Context, id string) (*goidc.AuthnSession, 
 func (m *manager) SaveGrant(ctx context.Context, g *goidc.Grant) error {
 	ex := exchangeOf(ctx)
 	switch {
-	case ex.grant.ID == "" && g.AuthCode == "":
-		return m.addMachineGrant(ctx, ex, g)
-	case ex.grant.ID == "":
+	case ex.grant.ID == "" && g.AuthCode != "":
 		return m.addGrant(ctx, ex, g)
-	case g.RevokedAt != 0:
+	case ex.grant.ID != "" && g.RevokedAt != 0:
 		return m.endGrant(ctx, ex)
+	}
+	// What is left gives a token.
+	if v := keyholder.PermitBearer(m.ledger.App(keyholder.AppID(g.ClientID))); !v.Allowed && g.CertThumbprint == "" && g.JWKThumbprint == "" {
+		return goidc.NewError(goidc.ErrorCodeInvalidRequest, v.Reason)
+	}
+	if ex.grant.ID == "" {
+		return m.addMachineGrant(ctx, ex, g)
 	}
 	next := ex.grant
 	next.Scope = keyholder.ScopeRead

@@ -18,9 +18,10 @@ const refreshGrace = 10 * time.Second
 // GrantByRefreshToken returns the grant of a refresh token, and settles which
 // refresh token the client has afterwards:
 //
-//   - A client that authenticates by certificate keeps the one it has. It is of
-//     use to nobody without the certificate's key, and FAPI 2.0 (5.3.2.1)
-//     forbids to rotate it, because a lost answer costs the owner a sign-in.
+//   - A client that authenticates by a certificate or an assertion keeps the
+//     one it has. It is of use to nobody without the client's private key, and
+//     FAPI 2.0 (5.3.2.1) forbids to rotate it, because a lost answer costs the
+//     owner a sign-in.
 //   - Any other gets a new one, and the old one counts as used.
 //   - The one used last, seen again within refreshGrace from the same
 //     authenticated client, gives the very successor it gave before, which it
@@ -45,7 +46,7 @@ func (m *manager) GrantByRefreshToken(ctx context.Context, token string) (*goidc
 	}
 	if ex.endpoint == endpointToken {
 		switch {
-		case used.IsZero() && ex.byCertificate && ex.client == row.Client:
+		case used.IsZero() && ex.client == row.Client && m.ledger.App(keyholder.AppID(ex.client)).Authentication.Asymmetric():
 			ex.keeps = token
 		case !used.IsZero():
 			if ex.keeps = m.successor(ex, row, token, used); ex.keeps != "" {
@@ -66,7 +67,7 @@ func (m *manager) GrantByRefreshToken(ctx context.Context, token string) (*goidc
 	if g.RefreshTokenExpiresAt != 0 {
 		g.RefreshTokenExpiresAt = m.judge(g.RefreshTokenExpiresAt)
 	}
-	if g.CertThumbprint != "" && ex.byCertificate {
+	if g.CertThumbprint != "" && ex.certified {
 		// Rights hang on the client, not on its certificate: renewal must
 		// not cost the owner a new sign-in. The new token is bound to the
 		// certificate of this request.

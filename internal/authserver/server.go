@@ -186,7 +186,7 @@ func (s *Server) routeTokens(mux *http.ServeMux) {
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
 	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)
 	mux.HandleFunc("POST /authorize/{session}", s.serveInteraction)
-	for _, e := range []endpoint{endpointToken, endpointIntrospect, endpointRevoke, endpointPush} {
+	for _, e := range clientEndpoints {
 		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })
 	}
 }

@@ -140,6 +140,16 @@ func (c *Client) AddApp(ctx context.Context, q NewApp) (AddedApp, error) {
 	return send[AddedApp](ctx, c, "apps", q)
 }
 
+// ReplaceAppKeys replaces the public keys of an app.
+func (c *Client) ReplaceAppKeys(ctx context.Context, q NewAppKeys) (keyholder.App, error) {
+	return send[keyholder.App](ctx, c, "app-keys", q)
+}
+
+// AddAppCertificate records a further certificate that an app made itself.
+func (c *Client) AddAppCertificate(ctx context.Context, q NewAppCertificate) (CertificateText, error) {
+	return send[CertificateText](ctx, c, "app-certificates", q)
+}
+
 // ResourceServers lists all resource servers.
 func (c *Client) ResourceServers(ctx context.Context) ([]keyholder.ResourceServer, error) {
 	return get[[]keyholder.ResourceServer](ctx, c, "resource-servers", nil)

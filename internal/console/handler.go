@@ -57,6 +57,8 @@ func (c *Console) routes() map[string]map[string]action {
 		"factor-policies":       {"POST": post(c.setFactorPolicy)},
 		"apps":                  {"GET": list(c.listApps), "POST": post(c.addApp)},
 		"apps/{id}":             {"GET": show(c.app)},
+		"app-keys":              {"POST": post(c.replaceAppKeys)},
+		"app-certificates":      {"POST": post(c.addAppCertificate)},
 		"resource-servers":      {"GET": list(c.listResourceServers), "POST": post(c.addResourceServer)},
 		"resource-servers/{id}": {"GET": show(c.resourceServer)},
 		"secrets":               {"POST": post(c.addSecret)},

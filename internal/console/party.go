@@ -25,21 +25,6 @@ type NewUser struct {
 	Password string `json:"password"`
 }
 
-// NewApp asks to register a client application.
-type NewApp struct {
-	Name           string                `json:"name"`
-	Grants         []keyholder.GrantType `json:"grants"`
-	Authentication keyholder.AuthMethod  `json:"authentication"`
-	RedirectURIs   []string              `json:"redirect_uris"`
-}
-
-// AddedApp is a registered app, with its secret if it has one. The secret is
-// not kept and is shown this one time.
-type AddedApp struct {
-	App    keyholder.App `json:"app"`
-	Secret string        `json:"secret,omitempty"`
-}
-
 // NewResourceServer asks to register a party that may introspect tokens.
 type NewResourceServer struct {
 	Name string `json:"name"`
@@ -132,24 +117,6 @@ func (c *Console) user(ctx context.Context, id string) (User, error) {
 	return c.describeUser(ctx, u)
 }
 
-func (c *Console) listApps(context.Context) ([]keyholder.App, error) {
-	return c.ledger.ListApps(), nil
-}
-
-func (c *Console) addApp(ctx context.Context, q NewApp) (AddedApp, error) {
-	app, err := c.ledger.AddApp(ctx, ledger.Administrator, keyholder.App{
-		Name: q.Name, Grants: q.Grants, Authentication: q.Authentication, RedirectURIs: q.RedirectURIs})
-	if err != nil || app.Authentication != keyholder.AuthSecret {
-		return AddedApp{App: app}, err
-	}
-	secret, err := c.ledger.AddSecret(ctx, ledger.Administrator, string(app.ID))
-	return AddedApp{App: app, Secret: secret}, err
-}
-
-func (c *Console) app(_ context.Context, id string) (keyholder.App, error) {
-	return byID(id, "app", c.ledger.App, func(a keyholder.App) bool { return a.ID != "" })
-}
-
 func (c *Console) listResourceServers(context.Context) ([]keyholder.ResourceServer, error) {
 	return c.ledger.ListResourceServers(), nil
 }
@@ -171,9 +138,9 @@ func (c *Console) addSecret(ctx context.Context, q NewSecret) (AddedSecret, erro
 	if _, err := parseID[string]("client", q.Client); err != nil {
 		return AddedSecret{}, err
 	}
-	if a := c.ledger.App(keyholder.AppID(q.Client)); a.Authentication == keyholder.AuthCertificate {
-		return AddedSecret{}, keyholder.Errorf(keyholder.Conflict, "the app authenticates by certificate: a secret would be of no use").
-			WithHint("issue a certificate with `keyholder cert issue -for app -id %s`", a.ID)
+	if a := c.ledger.App(keyholder.AppID(q.Client)); a.Authentication.Asymmetric() {
+		return AddedSecret{}, keyholder.Errorf(keyholder.Conflict, "the app authenticates by %s: a secret would be of no use", a.Authentication).
+			WithHint("a certificate is issued with `keyholder cert issue -for app`, keys are replaced with `keyholder app keys`")
 	}
 	secret, err := c.ledger.AddSecret(ctx, ledger.Administrator, q.Client)
 	return AddedSecret{Client: q.Client, Secret: secret}, err

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fds-keyholder/keyholder"
-	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 )
 
@@ -41,26 +39,6 @@ func (i *identity) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		i.renew = now.Add(c.Leaf.NotAfter.Sub(now) * 2 / 3)
 	}
 	return i.current, nil
-}
-
-// httpsConfig is the TLS of the HTTPS doors: a client certificate is optional,
-// but one that is presented must prove an identity in force. The check runs
-// for resumed sessions too.
-func httpsConfig(profile keyholder.TLSProfile, id *identity, l *ledger.Ledger) *tls.Config {
-	c := profile.Config()
-	c.GetCertificate = id.certificate
-	c.ClientAuth = tls.VerifyClientCertIfGiven
-	c.ClientCAs = id.authority.Pool()
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		if len(s.PeerCertificates) == 0 {
-			return nil
-		}
-		if err := pki.VerifyClient(s); err != nil {
-			return err
-		}
-		return l.Peer(keyholder.ThumbprintOf(s.PeerCertificates[0].Raw)).Permit(l.Now()).Err()
-	}
-	return c
 }
 
 // httpServer returns a server with every limit set.

@@ -3,12 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"net/url"
 	"regexp"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/store"
@@ -82,89 +77,6 @@ func (l *Ledger) AddResourceServer(ctx context.Context, actor, name string) (key
 	})
 }
 
-// AddApp registers a client application; its ID and creation time are filled
-// in. Errors: Invalid.
-func (l *Ledger) AddApp(ctx context.Context, actor string, app keyholder.App) (keyholder.App, error) {
-	if err := checkApp(app); err != nil {
-		return keyholder.App{}, err
-	}
-	id, err := keyholder.NewID[keyholder.AppID](l.random)
-	if err != nil {
-		return keyholder.App{}, err
-	}
-	app.ID, app.Created, app.Cut = id, l.Now(), time.Time{}
-	grants, err := toJSON(app.Grants)
-	if err != nil {
-		return keyholder.App{}, err
-	}
-	uris, err := toJSON(app.RedirectURIs)
-	if err != nil {
-		return keyholder.App{}, err
-	}
-	return app, l.store.WriteAlone(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Exec("INSERT INTO apps (id, name, grants, authentication, redirect_uris, created) VALUES (?, ?, ?, ?, ?, ?)",
-			app.ID, app.Name, grants, app.Authentication, uris, micros(app.Created)); err != nil {
-			return fmt.Errorf("add an app: %w", err)
-		}
-		tx.After(func() { l.view.set(func() { l.view.apps[app.ID] = app }) })
-		return l.Append(tx, keyholder.EventPartyAdded, actor, string(app.ID),
-			detail{"role": string(keyholder.RoleApp), "authentication": string(app.Authentication)})
-	})
-}
-
-func checkApp(app keyholder.App) error {
-	if err := checkName("name of the app", app.Name); err != nil {
-		return err
-	}
-	if app.Authentication != keyholder.AuthSecret && app.Authentication != keyholder.AuthCertificate {
-		return keyholder.Errorf(keyholder.Invalid, "unknown authentication method of an app").
-			WithHint("use %s (recommended by FDS 2.6.5.1) or %s", keyholder.AuthCertificate, keyholder.AuthSecret)
-	}
-	if len(app.Grants) == 0 {
-		return keyholder.Errorf(keyholder.Invalid, "the app has no grant").WithHint("FDS 2.6.5.1 recommends %s with %s",
-			keyholder.GrantAuthorizationCode, keyholder.GrantRefreshToken)
-	}
-	for _, g := range app.Grants {
-		switch g {
-		case keyholder.GrantAuthorizationCode, keyholder.GrantClientCredentials:
-		case keyholder.GrantRefreshToken:
-			if !slices.Contains(app.Grants, keyholder.GrantAuthorizationCode) {
-				return keyholder.Errorf(keyholder.Invalid, "the refresh_token grant needs the authorization_code grant")
-			}
-		default:
-			return keyholder.Errorf(keyholder.Invalid, "unknown grant").
-				WithHint("the grants are authorization_code, refresh_token and client_credentials; RFC 9700 forbids the implicit and password grants")
-		}
-	}
-	if slices.Contains(app.Grants, keyholder.GrantAuthorizationCode) == (len(app.RedirectURIs) == 0) {
-		return keyholder.Errorf(keyholder.Invalid, "an app has redirect URIs if, and only if, it uses the authorization_code grant")
-	}
-	for _, u := range app.RedirectURIs {
-		if err := checkRedirectURI(u); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkRedirectURI accepts https, and http on the loopback interface for apps
-// that run on the user's own machine (RFC 8252 7.3).
-func checkRedirectURI(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || strings.Contains(s, "#") || len(s) > 2000:
-		return keyholder.Errorf(keyholder.Invalid, "a redirect URI is not an absolute URL without user and fragment")
-	case u.Scheme == "https":
-		return nil
-	case u.Scheme == "http":
-		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsLoopback() {
-			return nil
-		}
-	}
-	return keyholder.Errorf(keyholder.Invalid, "a redirect URI is not https").
-		WithHint("plain http is accepted only with the address 127.0.0.1 or [::1]")
-}
-
 func (l *Ledger) loadParties(ctx context.Context) error {
 	v := &l.view
 	if err := l.each(ctx, "SELECT id, name, created, cut FROM providers", func(scan scanner) error {
@@ -204,26 +116,5 @@ func (l *Ledger) loadParties(ctx context.Context) error {
 		r.Created = fromMicros(created)
 		v.servers[r.ID] = r
 		return err
-	})
-}
-
-func (l *Ledger) loadApps(ctx context.Context) error {
-	return l.each(ctx, "SELECT id, name, grants, authentication, redirect_uris, created, cut FROM apps", func(scan scanner) error {
-		var a keyholder.App
-		var grants, uris string
-		var created, cut int64
-		if err := scan(&a.ID, &a.Name, &grants, &a.Authentication, &uris, &created, &cut); err != nil {
-			return err
-		}
-		var err error
-		if a.Grants, err = fromJSON[keyholder.GrantType](grants); err != nil {
-			return err
-		}
-		if a.RedirectURIs, err = fromJSON[string](uris); err != nil {
-			return err
-		}
-		a.Created, a.Cut = fromMicros(created), fromMicros(cut)
-		l.view.apps[a.ID] = a
-		return nil
 	})
 }

@@ -28,6 +28,7 @@ type view struct {
 	subscriptions map[keyholder.SubscriptionID]keyholder.Subscription
 	certificates  map[keyholder.Thumbprint]keyholder.Certificate
 	thumbprints   map[string][]keyholder.Thumbprint // by subject, the oldest first
+	vouchers      []string                          // grows only
 	webhooks      map[keyholder.WebhookID]Webhook
 	secrets       map[string][]secretHash // by client
 	endings       endings
@@ -282,10 +283,22 @@ func (l *Ledger) ListCertificates() []keyholder.Certificate {
 	return out
 }
 
-// ListRevoked returns the certificates that were revoked, for a revocation
-// list.
+// ListRevoked returns the certificates that were issued here and revoked, for
+// the revocation list of our authority.
 func (l *Ledger) ListRevoked() []keyholder.Certificate {
-	return slices.DeleteFunc(l.ListCertificates(), func(c keyholder.Certificate) bool { return c.Revoked.IsZero() })
+	return slices.DeleteFunc(l.ListCertificates(), func(c keyholder.Certificate) bool {
+		return c.Revoked.IsZero() || c.Origin != keyholder.OriginIssued
+	})
+}
+
+// Vouchers returns, in PEM, the authorities that are pinned for apps and the
+// self-signed certificates of apps. The list only grows while the ledger is
+// open, so its length says whether it has changed; what was cut may still be
+// in it. It must not be changed.
+func (l *Ledger) Vouchers() []string {
+	l.view.mu.RLock()
+	defer l.view.mu.RUnlock()
+	return l.view.vouchers
 }
 
 // load fills the view from the store. It runs before anything is served.

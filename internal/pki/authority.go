@@ -166,6 +166,9 @@ func newSerial(random io.Reader) (*big.Int, error) {
 	return n, nil
 }
 
+// CertificatePEM returns a certificate in PEM.
+func CertificatePEM(c *x509.Certificate) []byte { return encodeCertificate(c.Raw) }
+
 func encodeCertificate(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -28,9 +28,14 @@ CREATE TABLE users (
 CREATE TABLE apps (
   id             TEXT PRIMARY KEY,
   name           TEXT NOT NULL,
+  profile        TEXT NOT NULL,
   grants         TEXT NOT NULL,
   authentication TEXT NOT NULL,
+  keys           TEXT NOT NULL,
+  pinned_pem     TEXT NOT NULL,
+  pinned_subject TEXT NOT NULL,
   redirect_uris  TEXT NOT NULL,
+  pushed_only    BOOLEAN NOT NULL,
   created        BIGINT NOT NULL,
   cut            BIGINT NOT NULL DEFAULT 0
 );
@@ -86,6 +91,7 @@ CREATE INDEX subscriptions_by_agreement ON subscriptions (agreement);
 CREATE TABLE certificates (
   serial     TEXT PRIMARY KEY,
   thumbprint BYTEA NOT NULL UNIQUE,
+  origin     TEXT NOT NULL,
   use        TEXT NOT NULL,
   subject    TEXT NOT NULL,
   not_before BIGINT NOT NULL,

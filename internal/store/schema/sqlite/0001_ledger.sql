@@ -33,9 +33,14 @@ CREATE TABLE users (
 CREATE TABLE apps (
   id             TEXT PRIMARY KEY,
   name           TEXT NOT NULL,
+  profile        TEXT NOT NULL,
   grants         TEXT NOT NULL, -- JSON array
   authentication TEXT NOT NULL,
+  keys           TEXT NOT NULL, -- JSON array of public JWKs
+  pinned_pem     TEXT NOT NULL, -- authority that may vouch for the app; empty: none but ours
+  pinned_subject TEXT NOT NULL,
   redirect_uris  TEXT NOT NULL, -- JSON array
+  pushed_only    INTEGER NOT NULL,
   created        INTEGER NOT NULL,
   cut            INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -89,8 +94,9 @@ CREATE TABLE subscriptions (
 CREATE INDEX subscriptions_by_agreement ON subscriptions (agreement);
 
 CREATE TABLE certificates (
-  serial     TEXT PRIMARY KEY,
+  serial     TEXT PRIMARY KEY, -- or thumbprint, of one that was not issued here
   thumbprint BLOB NOT NULL UNIQUE,
+  origin     TEXT NOT NULL, -- empty: issued here
   use        TEXT NOT NULL,
   subject    TEXT NOT NULL,
   not_before INTEGER NOT NULL,
