@@ -35,7 +35,7 @@ CREATE TABLE apps (
   pinned_pem     TEXT NOT NULL,
   pinned_subject TEXT NOT NULL,
   redirect_uris  TEXT NOT NULL,
-  pushed_only    BOOLEAN NOT NULL,
+  pushed_only    BIGINT NOT NULL,
   created        BIGINT NOT NULL,
   cut            BIGINT NOT NULL DEFAULT 0
 );
