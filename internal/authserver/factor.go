@@ -55,17 +55,17 @@ type complaint struct {
 // present takes a form of a sign-in, adds what it presents to the attempt and
 // says whether the user is signed in by it. at says where, for the audit trail.
 func (s *Server) present(ctx context.Context, a *attempt, form url.Values, at string, policy func(keyholder.User) keyholder.FactorPolicy) (done bool, c *complaint, err error) {
+	if a.User == "" {
+		a.Began = s.ledger.Now().UnixMicro() // before the check: a change of the password during it counts
+	}
 	user, factor, err := s.check(ctx, a, form)
 	switch {
 	case errors.Is(err, ledger.ErrThrottled):
 		return false, &complaint{http.StatusTooManyRequests, "Too many failed attempts. Wait a while before you try again."}, nil
-	case keyholder.CodeOf(err) == keyholder.Denied:
+	case keyholder.CodeOf(err) == keyholder.Denied, keyholder.CodeOf(err) == keyholder.NotFound: // a passkey removed at this moment
 		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action"))}, nil
 	case err != nil:
 		return false, nil, err
-	}
-	if a.User == "" {
-		a.Began = s.ledger.Now().UnixMicro()
 	}
 	u := s.ledger.User(user)
 	if !keyholder.PermitSession(u, time.UnixMicro(a.Began)).Allowed { // a disabled user is not asked for more
