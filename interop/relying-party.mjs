@@ -1,58 +1,9 @@
 // Drives the authorization server with certified relying-party code, as an app
-// would. It gets its settings as JSON in the environment, writes the address of
-// every sign-in as a line to standard output, and reads the address that the
-// browser came back with as a line from standard input. It ends with status 0
-// if, and only if, all went as it must.
+// would; party.mjs says how.
 import assert from 'node:assert/strict'
-import fs from 'node:fs'
-import https from 'node:https'
-import readline from 'node:readline'
 import * as client from 'openid-client'
 import * as oauth from 'oauth4webapi'
-
-const settings = JSON.parse(process.env.SETTINGS)
-const issuer = new URL(settings.issuer)
-const input = readline.createInterface({ input: process.stdin })
-const lines = input[Symbol.asyncIterator]()
-
-async function signIn(address) {
-  process.stdout.write(address.href + '\n')
-  const { value, done } = await lines.next()
-  assert(!done, 'the browser did not come back')
-  return new URL(value)
-}
-
-// fetchWith returns a fetch that presents a client certificate.
-function fetchWith(files) {
-  const ca = fs.readFileSync(settings.ca)
-  const own = files ? { cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) } : {}
-  return (input, init = {}) =>
-    new Promise((resolve, reject) => {
-      const body = init.body === undefined || init.body === null ? undefined : String(init.body)
-      const headers = Object.fromEntries(new Headers(init.headers))
-      if (body !== undefined) headers['content-length'] = Buffer.byteLength(body)
-      const request = https.request(input, { method: init.method ?? 'GET', headers, ca, ...own, agent: false }, (answer) => {
-        const parts = []
-        answer.on('data', (part) => parts.push(part))
-        answer.on('error', reject)
-        answer.on('end', () =>
-          resolve(new Response(parts.length ? Buffer.concat(parts) : null, { status: answer.statusCode, headers: answer.headers })))
-      })
-      request.on('error', reject)
-      request.end(body)
-    })
-}
-
-const refused = (code) => (error) => {
-  assert.equal(error.error, code, String(error))
-  return true
-}
-
-// settled finds what an app with secret or certificate does differently.
-const app = settings.app
-const byCertificate = app.method === 'tls_client_auth'
-const appFetch = fetchWith(byCertificate ? app : undefined)
-const plainFetch = fetchWith()
+import { app, appFetch, byCertificate, done, issuer, plainFetch, refused, settings, signIn } from './party.mjs'
 
 async function withOpenIDClient() {
   const authentications = {
@@ -192,4 +143,4 @@ async function withOAuth4WebAPI() {
 
 await withOpenIDClient()
 await withOAuth4WebAPI()
-input.close() // else the process waits for more
+done()

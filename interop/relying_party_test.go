@@ -25,7 +25,7 @@ func install(t *testing.T) (node, dir string) {
 	t.Helper()
 	node, npm := keyholdertest.RequireProgram(t, "node"), keyholdertest.RequireProgram(t, "npm")
 	dir = t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", "relying-party.mjs"} {
+	for _, name := range []string{"package.json", "package-lock.json", "party.mjs", "relying-party.mjs", "dpop.mjs"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -51,68 +51,104 @@ type identity struct {
 	Key    string `json:"key,omitempty"`  // file
 }
 
+// relyingParty is a Keyholder with one owner, whose user signs in to the apps
+// that the scripts play.
+type relyingParty struct {
+	t         *testing.T
+	node, dir string
+	server    *keyholdertest.Server
+	password  string
+	gateway   identity
+	apps      []identity
+}
+
+func newRelyingParty(t *testing.T) *relyingParty {
+	node, dir := install(t)
+	s := keyholdertest.Start(t)
+	p := &relyingParty{t: t, node: node, dir: dir, server: s}
+	provider, owner := s.AddProvider("Soap Inc"), s.AddOwner("northgate")
+	p.password = s.AddUser(owner.ID, "facility")
+	s.AddAgreement(provider.ID, owner.ID)
+	gateway, secret := s.AddResourceServer("Gateway")
+	p.gateway = identity{ID: string(gateway.ID), Secret: secret}
+	app, secret := s.AddApp("Cleaner", keyholder.AuthSecret, redirectURI)
+	certApp, _ := s.AddApp("Tidy", keyholder.AuthCertificate, redirectURI)
+	cert, key := s.CertificatePEM(keyholder.ForApp, string(certApp.ID))
+	p.apps = []identity{
+		{ID: string(app.ID), Method: "client_secret_basic", Secret: secret},
+		{ID: string(app.ID), Method: "client_secret_post", Secret: secret},
+		{ID: string(certApp.ID), Method: "tls_client_auth", Cert: p.file("cert.pem", cert), Key: p.file("key.pem", key)},
+	}
+	return p
+}
+
+// file writes a file for the scripts and returns its name.
+func (p *relyingParty) file(name string, data []byte) string {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}
+
+// play runs a script as an app and signs the owner's user in whenever it asks
+// for it.
+func (p *relyingParty) play(t *testing.T, name string, app identity, wantSignIns int) {
+	s := p.server
+	settings, err := json.Marshal(map[string]any{"issuer": s.Issuer, "api": s.API, "redirectURI": redirectURI,
+		"ca": p.file("ca.pem", []byte(s.RootPEM())), "app": app, "gateway": p.gateway})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	script := exec.CommandContext(ctx, p.node, name)
+	script.Dir, script.Env = p.dir, append(os.Environ(), "SETTINGS="+string(settings))
+	var complaint bytes.Buffer
+	script.Stderr = &complaint
+	answers, err := script.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions, err := script.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := script.Start(); err != nil {
+		t.Fatal(err)
+	}
+	signIns := 0
+	for lines := bufio.NewScanner(questions); lines.Scan(); signIns++ {
+		if _, err := fmt.Fprintln(answers, s.SignIn(lines.Text(), redirectURI, "facility", p.password)); err != nil {
+			break // the script has ended and says why
+		}
+	}
+	_ = answers.Close() // the script may be gone
+	if err := script.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, complaint.Bytes())
+	}
+	if signIns != wantSignIns {
+		t.Errorf("%d sign-ins, want %d", signIns, wantSignIns)
+	}
+}
+
 // Ensure that openid-client and oauth4webapi, the certified relying-party code
 // for JavaScript, go through every flow with every client authentication, and
 // are refused what must be refused.
 func TestRelyingParty(t *testing.T) {
-	node, dir := install(t)
-	s := keyholdertest.Start(t)
-	provider, owner := s.AddProvider("Soap Inc"), s.AddOwner("northgate")
-	password := s.AddUser(owner.ID, "facility")
-	s.AddAgreement(provider.ID, owner.ID)
-	gateway, gatewaySecret := s.AddResourceServer("Gateway")
-	file := func(name string, data []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
+	p := newRelyingParty(t)
+	for _, app := range p.apps {
+		t.Run(app.Method, func(t *testing.T) { p.play(t, "relying-party.mjs", app, 5) })
 	}
-	ca := file("ca.pem", []byte(s.RootPEM()))
-	app, secret := s.AddApp("Cleaner", keyholder.AuthSecret, redirectURI)
-	certApp, _ := s.AddApp("Tidy", keyholder.AuthCertificate, redirectURI)
-	cert, key := s.CertificatePEM(keyholder.ForApp, string(certApp.ID))
-	for _, client := range []identity{
-		{ID: string(app.ID), Method: "client_secret_basic", Secret: secret},
-		{ID: string(app.ID), Method: "client_secret_post", Secret: secret},
-		{ID: string(certApp.ID), Method: "tls_client_auth", Cert: file("cert.pem", cert), Key: file("key.pem", key)},
-	} {
-		t.Run(client.Method, func(t *testing.T) {
-			settings, err := json.Marshal(map[string]any{"issuer": s.Issuer, "api": s.API, "redirectURI": redirectURI, "ca": ca, "app": client,
-				"gateway": identity{ID: string(gateway.ID), Secret: gatewaySecret}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
-			defer stop()
-			script := exec.CommandContext(ctx, node, "relying-party.mjs")
-			script.Dir, script.Env = dir, append(os.Environ(), "SETTINGS="+string(settings))
-			var complaint bytes.Buffer
-			script.Stderr = &complaint
-			answers, err := script.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			questions, err := script.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := script.Start(); err != nil {
-				t.Fatal(err)
-			}
-			signIns := 0
-			for lines := bufio.NewScanner(questions); lines.Scan(); signIns++ {
-				if _, err := fmt.Fprintln(answers, s.SignIn(lines.Text(), redirectURI, "facility", password)); err != nil {
-					break // the script has ended and says why
-				}
-			}
-			_ = answers.Close() // the script may be gone
-			if err := script.Wait(); err != nil {
-				t.Fatalf("%v\n%s", err, complaint.Bytes())
-			}
-			if signIns != 5 {
-				t.Errorf("%d sign-ins, want 5", signIns)
-			}
-		})
+}
+
+// Ensure that the same code gets and uses tokens bound to a key (RFC 9449) and
+// tokens for one resource (RFC 8707), and that proofs which are replayed, of
+// another key or for something else are refused.
+func TestRelyingPartyDPoP(t *testing.T) {
+	p := newRelyingParty(t)
+	for _, app := range p.apps {
+		t.Run(app.Method, func(t *testing.T) { p.play(t, "dpop.mjs", app, 5) })
 	}
 }

@@ -1,0 +1,56 @@
+// What the scripts that play an app have in common. They get their settings as
+// JSON in the environment, write the address of every sign-in as a line to
+// standard output, and read the address that the browser came back with as a
+// line from standard input. A script ends with status 0 if, and only if, all
+// went as it must.
+import assert from 'node:assert/strict'
+import fs from 'node:fs'
+import https from 'node:https'
+import readline from 'node:readline'
+
+export const settings = JSON.parse(process.env.SETTINGS)
+export const issuer = new URL(settings.issuer)
+export const app = settings.app
+export const byCertificate = app.method === 'tls_client_auth'
+
+const input = readline.createInterface({ input: process.stdin })
+const lines = input[Symbol.asyncIterator]()
+
+// done ends the reading of lines, for which the process would wait.
+export const done = () => input.close()
+
+export async function signIn(address) {
+  process.stdout.write(address.href + '\n')
+  const { value, done } = await lines.next()
+  assert(!done, 'the browser did not come back')
+  return new URL(value)
+}
+
+// fetchWith returns a fetch that presents a client certificate.
+export function fetchWith(files) {
+  const ca = fs.readFileSync(settings.ca)
+  const own = files ? { cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) } : {}
+  return (input, init = {}) =>
+    new Promise((resolve, reject) => {
+      const body = init.body === undefined || init.body === null ? undefined : String(init.body)
+      const headers = Object.fromEntries(new Headers(init.headers))
+      if (body !== undefined) headers['content-length'] = Buffer.byteLength(body)
+      const request = https.request(input, { method: init.method ?? 'GET', headers, ca, ...own, agent: false }, (answer) => {
+        const parts = []
+        answer.on('data', (part) => parts.push(part))
+        answer.on('error', reject)
+        answer.on('end', () =>
+          resolve(new Response(parts.length ? Buffer.concat(parts) : null, { status: answer.statusCode, headers: answer.headers })))
+      })
+      request.on('error', reject)
+      request.end(body)
+    })
+}
+
+export const appFetch = fetchWith(byCertificate ? app : undefined)
+export const plainFetch = fetchWith()
+
+export const refused = (code) => (error) => {
+  assert.equal(error.error, code, String(error))
+  return true
+}
