@@ -41,6 +41,7 @@ const (
 	EventMessageDamaged      EventKind = "mailbox.damaged"
 	EventKeyRotated          EventKind = "key.rotated"
 	EventKeyEnded            EventKind = "key.ended"
+	EventKeyRetired          EventKind = "key.retired"
 	EventCut                 EventKind = "cut"
 	EventCutUnfinished       EventKind = "cut.unfinished"
 	EventCutFinished         EventKind = "cut.finished"

@@ -302,6 +302,15 @@ func (s *Server) RootPEM() string {
 	return a.Root
 }
 
+// RetireKey takes a signing key out of use at once and returns the name of
+// the one that signs now.
+func (s *Server) RetireKey(kid string) (signs string) {
+	s.t.Helper()
+	k, err := s.admin.RetireKey(s.t.Context(), console.KeyRetirement{ID: kid, Reason: "test"})
+	s.check(err)
+	return k.Signs
+}
+
 // Cut cuts a target and returns the receipt.
 func (s *Server) Cut(kind keyholder.TargetKind, id string) keyholder.Receipt {
 	s.t.Helper()

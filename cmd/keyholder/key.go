@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/fds-keyholder/keyholder/internal/console"
 )
 
 func runKeyList(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "key list", `
 Prints the public keys that verify access tokens and receipts, as a key set
-(JWKS, RFC 7517). The authorization server publishes the same set under /jwks.
+(JWKS, RFC 7517). The authorization server publishes under /jwks those that
+tokens are verified with; here are also the retired ones (member revoked),
+for receipts.
 
 example:
   $ keyholder key list > keys.json`).server()
@@ -28,9 +32,9 @@ example:
 func runKeyRotate(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "key rotate", `
 Makes a new key for tokens and receipts. It is published at once and signs
-after fifteen minutes, when everyone who verifies tokens has seen it; until
-then, and for what it signed for ever, the old key stays published. Nothing
-is interrupted.
+after fifteen minutes, when everyone who verifies tokens has seen it. The old
+key stays published for an hour after that, and in key list for ever, for the
+receipts it signed. Nothing is interrupted.
 
 example:
   $ keyholder key rotate
@@ -49,5 +53,33 @@ example:
 	}
 	fmt.Fprintln(env.stdout, k.ID)
 	fmt.Fprintf(env.stderr, "published now, signs from %s\n", k.From.Format(time.RFC3339))
+	return nil
+}
+
+func runKeyRetire(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "key retire", `
+Takes a key out of use at once, because others may have it: it signs nothing
+any more, and every token it signed is refused everywhere within a second.
+Another key signs at once, without the fifteen minutes of key rotate. Apps
+fetch new tokens. Receipts it signed are shown as signed by a retired key.
+
+example:
+  $ keyholder key retire -kid CkFoO0ZHgIPDSmRVSwNxBCSBAmjDKn5ojrnZpxVjTOE -reason "disk was stolen"`).server().reading()
+	kid := f.need("kid", "`KID` of the key, as in key list")
+	reason := f.need("reason", "`TEXT`: why, for the audit trail")
+	c, _, err := f.connect(args)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	k, err := c.RetireKey(ctx, console.KeyRetirement{ID: *kid, Reason: *reason})
+	if err != nil {
+		return err
+	}
+	if *f.json {
+		return printJSON(env.stdout, k)
+	}
+	fmt.Fprintln(env.stdout, k.Signs)
+	fmt.Fprintf(env.stderr, "%s is retired; the key above signs now\n", k.ID)
 	return nil
 }

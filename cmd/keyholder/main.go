@@ -117,6 +117,7 @@ func commands() []command {
 		{"receipt verify", "verify a signed receipt, without a server", runReceiptVerify},
 		{"key list", "print the public keys of tokens and receipts", runKeyList},
 		{"key rotate", "publish a new signing key that takes over in fifteen minutes", runKeyRotate},
+		{"key retire", "take a key out of use at once, with all tokens it signed", runKeyRetire},
 		{"audit list", "list the audit trail", runAuditList},
 		{"audit verify", "follow the hash chain of the audit trail", runAuditVerify},
 		{"why", "explain what would be decided, and why", runWhy},

@@ -8,8 +8,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
@@ -81,48 +79,61 @@ example:
 	if err != nil {
 		return err
 	}
-	var keys jose.JSONWebKeySet
+	var keys struct {
+		Keys []keyring.HistoricalKey `json:"keys"`
+	}
 	if err := json.Unmarshal(text, &keys); err != nil || len(keys.Keys) == 0 {
 		return &usageError{*keysFile + " holds no key set (JWKS)", "`keyholder key list` prints it"}
 	}
 	if text, err = readFile(env, found[0]); err != nil {
 		return err
 	}
-	r, err := verifyReceipt(keys, bytes.TrimSpace(text))
+	r, key, err := verifyReceipt(keys.Keys, bytes.TrimSpace(text))
 	if err != nil {
 		return err
+	}
+	switch at := key.Retired.Format(time.RFC3339); {
+	case key.Compromised:
+		fmt.Fprintf(env.stderr, "the receipt was signed by a key retired on %s because others may have it: compare it with `keyholder receipt show`\n", at)
+	case !key.Retired.IsZero():
+		fmt.Fprintf(env.stderr, "the receipt is genuine, signed by a key retired on %s\n", at)
+	default:
+		fmt.Fprintln(env.stderr, "the receipt is genuine")
 	}
 	if *f.json {
 		return printJSON(env.stdout, r)
 	}
-	fmt.Fprintln(env.stderr, "the receipt is genuine")
 	return printReceipt(env.stdout, r)
 }
 
-// verifyReceipt returns the receipt that was signed. Where the input is JSON,
-// what it says must be what was signed.
-func verifyReceipt(keys jose.JSONWebKeySet, text []byte) (keyholder.Receipt, error) {
+// verifyReceipt returns the receipt that was signed, and the key that signed
+// it. Where the input is JSON, what it says must be what was signed.
+func verifyReceipt(keys []keyring.HistoricalKey, text []byte) (keyholder.Receipt, keyring.HistoricalKey, error) {
 	compact := string(text)
 	var shown *keyholder.Receipt
 	if bytes.HasPrefix(text, []byte("{")) {
 		shown = &keyholder.Receipt{}
 		if err := json.Unmarshal(text, shown); err != nil {
-			return keyholder.Receipt{}, &usageError{"the receipt is not valid JSON", ""}
+			return keyholder.Receipt{}, keyring.HistoricalKey{}, &usageError{"the receipt is not valid JSON", ""}
 		}
 		compact = shown.Signed
 	}
-	payload, err := keyring.Verify(keys, compact, keyholder.ReceiptType)
+	payload, key, err := keyring.VerifyHistorical(keys, compact, keyholder.ReceiptType)
 	if err != nil {
-		return keyholder.Receipt{}, err
+		return keyholder.Receipt{}, key, err
 	}
 	var signed keyholder.Receipt
 	if err := json.Unmarshal(payload, &signed); err != nil {
-		return keyholder.Receipt{}, fmt.Errorf("read the signed receipt: %w", err)
+		return keyholder.Receipt{}, key, fmt.Errorf("read the signed receipt: %w", err)
 	}
 	signed.Signed = compact
 	if shown != nil && !reflect.DeepEqual(*shown, signed) {
-		return keyholder.Receipt{}, keyholder.Errorf(keyholder.Denied, "the receipt says something else than what was signed").
+		return keyholder.Receipt{}, key, keyholder.Errorf(keyholder.Denied, "the receipt says something else than what was signed").
 			WithHint("trust the signed form alone: verify the member \"signed\" in a file of its own")
 	}
-	return signed, nil
+	// Times are whole seconds in the key set.
+	if !key.Retired.IsZero() && signed.At.After(key.Retired.Add(time.Second)) {
+		return keyholder.Receipt{}, key, keyholder.Errorf(keyholder.Denied, "the receipt is of a time when its key was retired already")
+	}
+	return signed, key, nil
 }

@@ -2,10 +2,12 @@ package authserver
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -28,6 +30,7 @@ func newLibrary(s *Server) (http.Handler, error) {
 			JWKS:        s.jwks,
 			IDTokenAlgs: []goidc.SignatureAlgorithm{goidc.SigAlgES256},
 		},
+		provider.WithSigner(s.signer),
 		provider.WithScopes(goidc.ScopeOpenID, goidc.NewScope(keyholder.ScopeRead),
 			goidc.NewScope(keyholder.ScopeIngest), goidc.NewScope(keyholder.ScopePush)),
 		provider.WithAuthCodeGrant(
@@ -81,10 +84,29 @@ func refuseRegistration(context.Context, string) error {
 	return errors.New("clients are registered by the administrator")
 }
 
-// jwks returns the signing keys with their private parts: the library signs
-// with the first one and publishes the public ones.
+// jwks returns the public keys, which the library publishes and verifies with.
 func (s *Server) jwks(context.Context) (goidc.JSONWebKeySet, error) {
-	return goidc.JSONWebKeySet{Keys: s.keys.Private().Keys}, nil
+	return goidc.JSONWebKeySet{Keys: s.keys.JWKS().Keys}, nil
+}
+
+// signer returns what the library signs with. It puts what the signer returns
+// into the token as it is, so the signer's form is that of JWS. An error is a
+// fault of ours and not of the client's request.
+func (s *Server) signer(ctx context.Context, _ goidc.SignatureAlgorithm) (string, crypto.Signer, error) {
+	kid, key := s.keys.Signer()
+	return kid, faultSigner{key, exchangeOf(ctx)}, nil
+}
+
+// faultSigner notes a failure to sign in the exchange.
+type faultSigner struct {
+	crypto.Signer
+	ex *exchange
+}
+
+// Sign implements [crypto.Signer].
+func (f faultSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	signature, err := f.Signer.Sign(random, digest, opts)
+	return signature, settle(f.ex, err)
 }
 
 // random returns a source of unguessable values of 256 bits.

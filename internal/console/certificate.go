@@ -2,8 +2,6 @@ package console
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -52,15 +50,6 @@ type Authority struct {
 
 func (c *Console) authorityRoot(context.Context) (Authority, error) {
 	return Authority{Root: string(c.authority.RootPEM())}, nil
-}
-
-// keys answers the public keys that verify tokens and receipts (RFC 7517).
-func (c *Console) keys(context.Context) (json.RawMessage, error) {
-	b, err := json.Marshal(c.keyring.JWKS())
-	if err != nil {
-		return nil, fmt.Errorf("write the public keys: %w", err)
-	}
-	return b, nil
 }
 
 func (c *Console) describeCertificate(cert keyholder.Certificate) Certificate {

@@ -221,7 +221,13 @@ func (c *Client) RotateKey(ctx context.Context) (RotatedKey, error) {
 	return send[RotatedKey](ctx, c, "keys", NewKey{})
 }
 
-// Keys returns the public keys that verify tokens and receipts (RFC 7517).
+// RetireKey takes a signing key out of use at once.
+func (c *Client) RetireKey(ctx context.Context, q KeyRetirement) (RetiredKey, error) {
+	return send[RetiredKey](ctx, c, "key-retirements", q)
+}
+
+// Keys returns the public keys that verify tokens and receipts (RFC 7517),
+// retired ones with the member revoked.
 func (c *Client) Keys(ctx context.Context) (json.RawMessage, error) {
 	return get[json.RawMessage](ctx, c, "keys", nil)
 }

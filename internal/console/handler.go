@@ -70,6 +70,7 @@ func (c *Console) routes() map[string]map[string]action {
 		"subscriptions/{id}":    {"GET": show(c.subscription)},
 		"authority":             {"GET": list(c.authorityRoot)},
 		"keys":                  {"GET": list(c.keys), "POST": post(c.rotateKey)},
+		"key-retirements":       {"POST": post(c.retireKey)},
 		"certificates":          {"GET": list(c.listCertificates), "POST": post(c.issueCertificate)},
 		"certificates/{id}":     {"GET": show(c.certificate)},
 		"webhooks":              {"GET": list(c.listWebhooks), "POST": post(c.addWebhook)},

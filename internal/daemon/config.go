@@ -53,6 +53,7 @@ type Config struct {
 		External  *External `yaml:"external"`  // nil: our own authorization server issues the tokens
 	} `yaml:"auth"`
 	ExternalBrokers []external.Setting `yaml:"external_brokers"`
+	Keys            Keys               `yaml:"keys"`
 	Webhooks        struct {
 		AllowPrivate bool `yaml:"allow_private"`
 	} `yaml:"webhooks"`
@@ -129,6 +130,9 @@ func (c *Config) check() error {
 		if u, err := url.Parse(a); err != nil || u.Scheme != "https" || u.Host == "" || u.Fragment != "" || strings.ContainsAny(a, " #") {
 			return keyholder.Errorf(keyholder.Invalid, "auth.audiences holds one that is not an https address without fragment")
 		}
+	}
+	if err := c.Keys.check(); err != nil {
+		return err
 	}
 	if c.Auth.External == nil {
 		return nil

@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -114,10 +113,10 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.pki, err = pki.Open(o.Dir); err != nil {
 		return err
 	}
-	if d.keys, err = keyring.OpenAt(o.Dir, o.Now); err != nil {
+	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Now: o.Now}); err != nil {
 		return err
 	}
-	factorKey, err := keyring.FactorKey(o.Dir)
+	factorKey, err := keyring.FactorKey(o.Dir, nil)
 	if err != nil {
 		return err
 	}
@@ -129,6 +128,9 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 		Store: d.store, Now: o.Now, Log: d.log, TokenLifetime: lifetime, FactorKey: factorKey,
 		Sign: func(p []byte) (string, error) { return d.keys.Sign(p, keyholder.ReceiptType) },
 	}); err != nil {
+		return err
+	}
+	if err := d.retireEnded(); err != nil {
 		return err
 	}
 	if d.mailbox, err = mailbox.Open(d.store, d.ledger, mailbox.Config{Log: d.log}); err != nil {
@@ -226,6 +228,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	d.serveHTTPS(api.Handler(), d.listeners["api"], secure)
 	d.run("mqtt", func() error { return d.broker.Serve(d.listeners["mqtt"]) })
 	d.run("database", func() error { return d.followStore(ctx) })
+	d.run("keys", func() error { return d.tendKeys(ctx, o.Config.Keys) })
 	d.run("webhook", func() error { return d.webhook.Run(ctx) })
 	if d.permits != nil {
 		d.serveHTTPS(d.permits.Handler(), d.listeners["permits"], d.permits.TLS(secure))
@@ -254,16 +257,6 @@ func (d *Daemon) openPermits(o Options) error {
 		d.ledger.AddPlane(b.Name(), b.End)
 	}
 	return nil
-}
-
-// publicKey gives the guard our own keys without a round trip.
-func (d *Daemon) publicKey(_ context.Context, kid string) (crypto.PublicKey, error) {
-	set := d.keys.JWKS()
-	keys := set.Key(kid)
-	if len(keys) != 1 {
-		return nil, keyholder.Errorf(keyholder.NotFound, "no such key")
-	}
-	return keys[0].Key, nil
 }
 
 // publishRevoked is the plane of the certificate authority: a fresh

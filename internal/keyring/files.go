@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,8 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/keyfile"
 )
@@ -25,33 +24,57 @@ import (
 // The folder holds one file for each key, named after it, and a file that
 // names the one that signs: adding a key and letting it sign are two steps.
 const (
-	folder      = "keys"
-	keyPrefix   = "es256-" // a thumbprint may begin with a hyphen, a file name should not
-	keySuffix   = ".key"
-	signingFile = "signing" // the kid of the key that signs; below it, one a line, later ones with the time from when
-	keyType     = "PRIVATE KEY"
-	factorFile  = "factors" // the key that seals the secrets of authenticator apps
-	maxKeys     = 16
+	folder        = "keys"
+	keyPrefix     = "es256-" // a thumbprint may begin with a hyphen, a file name should not
+	keySuffix     = ".key"
+	retiredSuffix = ".retired" // public key and end; a key that has such a file is not used, whatever else is there
+	signingFile   = "signing"  // the kids of the keys that sign, one a line, each with the time from when
+	keyType       = "PRIVATE KEY"
+	factorFile    = "factors" // the key that seals the secrets of authenticator apps
+	maxKeys       = 16
 )
 
 // factorKeySize is the size of the key that seals secrets, for AES-256.
 const factorKeySize = 32
 
-// Init makes one signing key in dir/keys, in PKCS #8 of mode 0600, and the key
-// that seals the secrets of second factors. It is all or nothing, also when the machine stops in the middle, and never
-// overwrites: keys that are there give an [keyholder.Error] of code Conflict.
-func Init(dir string) error {
-	target := filepath.Join(dir, folder)
-	key, encoded, err := newKey()
+// Config says where the keys are. Dir is required.
+type Config struct {
+	Dir  string           // the data folder
+	Seal *keyfile.Seal    // nil: the files are not sealed
+	Now  func() time.Time // nil: time.Now
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// Init is Create for plain files.
+func Init(dir string) error { return Create(Config{Dir: dir}) }
+
+// Create makes one signing key in DIR/keys, in PKCS #8 of mode 0600, and the
+// key that seals the secrets of second factors. It is all or nothing, also
+// when the machine stops in the middle, and never overwrites: keys that are
+// there give an [keyholder.Error] of code Conflict.
+func Create(c Config) error {
+	c = c.withDefaults()
+	target := filepath.Join(c.Dir, folder)
+	if _, err := os.Lstat(target); err == nil { // before a key is made in vain
+		return errExists(target)
+	}
+	k, encoded, err := c.makeKey()
 	if err != nil {
 		return err
 	}
 	factors := make([]byte, factorKeySize)
 	rand.Read(factors) // never fails: the runtime ends the process instead
+	name := keyPrefix + k.public.KeyID + keySuffix
 	err = keyfile.WriteFolder(target, []keyfile.File{
-		{Name: keyPrefix + key.KeyID + keySuffix, Data: encoded, Mode: keyfile.Private},
-		{Name: signingFile, Data: []byte(key.KeyID + "\n"), Mode: keyfile.Private},
-		{Name: factorFile, Data: factors, Mode: keyfile.Private},
+		{Name: name, Data: c.Seal.Close(filepath.Join(target, name), encoded), Mode: keyfile.Private},
+		{Name: signingFile, Data: formatTurns([]turn{{k.public.KeyID, c.Now().UTC().Truncate(time.Second)}}), Mode: keyfile.Private},
+		{Name: factorFile, Data: c.Seal.Close(filepath.Join(target, factorFile), factors), Mode: keyfile.Private},
 	})
 	if errors.Is(err, fs.ErrExist) {
 		return errExists(target)
@@ -59,73 +82,118 @@ func Init(dir string) error {
 	return err
 }
 
-// newKey makes a key and its file.
-func newKey() (jose.JSONWebKey, []byte, error) {
+// makeKey makes a key and the content of its file.
+func (c Config) makeKey() (key, []byte, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return jose.JSONWebKey{}, nil, fmt.Errorf("make a signing key: %w", err)
+		return key{}, nil, fmt.Errorf("make a signing key: %w", err)
 	}
-	key, err := webKey(private)
+	k, err := newKey(private)
 	if err != nil {
-		return jose.JSONWebKey{}, nil, err
+		return key{}, nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return jose.JSONWebKey{}, nil, fmt.Errorf("encode a signing key: %w", err)
+		return key{}, nil, fmt.Errorf("encode a signing key: %w", err)
 	}
-	return key, pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der}), nil
+	return k, pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der}), nil
 }
 
-// Open reads the keys in dir/keys. An [keyholder.Error] says what is wrong:
-// code NotFound if there are none, Denied if a key can be read by others than
-// its owner, Invalid if the files do not fit together.
-func Open(dir string) (*Ring, error) { return OpenAt(dir, time.Now) }
+// Open is OpenRing for plain files and the machine's clock.
+func Open(dir string) (*Ring, error) { return OpenRing(Config{Dir: dir}) }
 
-// OpenAt is Open with a clock, which says whose turn it is to sign.
-func OpenAt(dir string, now func() time.Time) (*Ring, error) {
-	path := filepath.Join(dir, folder)
-	entries, err := os.ReadDir(path)
+// OpenRing reads the keys in DIR/keys. An [keyholder.Error] says what is
+// wrong: code NotFound if there are none, Denied if a key can be read by
+// others than its owner, Invalid if the files do not fit together or are not
+// sealed as the configuration says.
+func OpenRing(c Config) (*Ring, error) {
+	r := &Ring{cfg: c.withDefaults(), path: filepath.Join(c.Dir, folder)}
+	entries, err := os.ReadDir(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, keyholder.Errorf(keyholder.NotFound, "there are no signing keys in %s", dir).
-			WithHint("make them with `keyholder init -data %s`", dir)
+		return nil, keyholder.Errorf(keyholder.NotFound, "there are no signing keys in %s", c.Dir).
+			WithHint("make them with `keyholder init -data %s`", c.Dir)
 	} else if err != nil {
 		return nil, fmt.Errorf("list the signing keys: %w", err)
 	}
-	signing, err := keyfile.ReadPrivate(filepath.Join(path, signingFile))
-	if err != nil {
+	if err := r.readRetired(entries); err != nil {
 		return nil, err
 	}
-	r := &Ring{path: path, now: now}
-	for _, e := range entries {
-		rest, isKey := strings.CutPrefix(e.Name(), keyPrefix)
-		kid, ended := strings.CutSuffix(rest, keySuffix)
-		if !isKey || !ended {
-			continue
+	for kid := range named(entries, keySuffix) {
+		if r.retiredIndex(kid) >= 0 {
+			continue // a crash came before its removal
 		}
-		key, err := openKey(filepath.Join(path, e.Name()), kid)
+		k, err := r.openKey(kid)
 		if err != nil {
 			return nil, err
 		}
-		r.keys = append(r.keys, key)
+		r.keys = append(r.keys, k)
 	}
-	if r.turns, err = parseTurns(string(signing)); err != nil {
-		return nil, err
-	}
-	for _, t := range r.turns {
-		if !slices.ContainsFunc(r.keys, func(k jose.JSONWebKey) bool { return k.KeyID == t.kid }) || len(r.keys) > maxKeys {
-			return nil, keyholder.Errorf(keyholder.Invalid, "of the %d keys (at most %d) in %s none is the one that the file %s names", len(r.keys), maxKeys, path, signingFile)
+	return r, r.readTurns()
+}
+
+// named yields the kids of the files with a suffix.
+func named(entries []fs.DirEntry, suffix string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, e := range entries {
+			rest, isKey := strings.CutPrefix(e.Name(), keyPrefix)
+			if kid, ended := strings.CutSuffix(rest, suffix); isKey && ended && !yield(kid) {
+				return
+			}
 		}
 	}
-	return r, nil
+}
+
+func (r *Ring) readRetired(entries []fs.DirEntry) error {
+	for kid := range named(entries, retiredSuffix) {
+		path := r.file(kid, retiredSuffix)
+		text, err := keyfile.ReadPrivate(path)
+		if err != nil {
+			return err
+		}
+		var h HistoricalKey
+		if err := json.Unmarshal(text, &h); err != nil || h.Key.KeyID != kid || h.Retired.IsZero() || !h.Key.IsPublic() {
+			return &keyholder.Error{Code: keyholder.Invalid, Detail: path + " does not hold the retired key of its name", Err: err}
+		}
+		r.retired = append(r.retired, h)
+	}
+	return nil
+}
+
+// readTurns reads who signs. Turns of retired keys are passed over.
+func (r *Ring) readTurns() error {
+	text, err := keyfile.ReadPrivate(filepath.Join(r.path, signingFile))
+	if err != nil {
+		return err
+	}
+	turns, err := parseTurns(string(text))
+	if err != nil {
+		return err
+	}
+	r.turns = slices.DeleteFunc(turns, func(t turn) bool { return r.retiredIndex(t.kid) >= 0 })
+	missing := func(t turn) bool {
+		return !slices.ContainsFunc(r.keys, func(k key) bool { return k.public.KeyID == t.kid })
+	}
+	if len(r.turns) == 0 || len(r.keys) > maxKeys || slices.ContainsFunc(r.turns, missing) {
+		return keyholder.Errorf(keyholder.Invalid, "of the %d keys (at most %d) in %s none is the one that the file %s names", len(r.keys), maxKeys, r.path, signingFile)
+	}
+	return nil
+}
+
+func (r *Ring) file(kid, suffix string) string {
+	return filepath.Join(r.path, keyPrefix+kid+suffix)
+}
+
+func (r *Ring) retiredIndex(kid string) int {
+	return slices.IndexFunc(r.retired, func(h HistoricalKey) bool { return h.Key.KeyID == kid })
 }
 
 // FactorKey reads the key that seals the secrets of second factors, 32 bytes.
 // Errors: Denied if others than its owner can read it, Invalid if it is not
 // there or not whole. It is never made anew by itself: what the old one has
 // sealed would be lost unnoticed.
-func FactorKey(dir string) ([]byte, error) {
+func FactorKey(dir string, seal *keyfile.Seal) ([]byte, error) {
 	path := filepath.Join(dir, folder, factorFile)
-	key, err := keyfile.ReadPrivate(path)
+	key, err := keyfile.ReadSealed(path, seal)
 	if err == nil && len(key) == factorKeySize {
 		return key, nil
 	}
@@ -136,22 +204,25 @@ func FactorKey(dir string) ([]byte, error) {
 		WithHint("restore it; if it is lost, `head -c %d /dev/urandom >%s` in mode 0600, and `keyholder user reset` for every user of an authenticator app", factorKeySize, path)
 }
 
+// PrivateFiles lists the files of a data folder that [keyfile.SealAll] seals.
+func PrivateFiles(dir string) ([]string, error) {
+	keys, err := filepath.Glob(filepath.Join(dir, folder, keyPrefix+"*"+keySuffix))
+	if err != nil {
+		return nil, fmt.Errorf("list the signing keys: %w", err)
+	}
+	return append(keys, filepath.Join(dir, folder, factorFile)), nil
+}
+
 // parseTurns reads the file that names the keys that sign.
 func parseTurns(text string) ([]turn, error) {
 	var turns []turn
 	for line := range strings.Lines(strings.TrimSpace(text)) {
-		kid, from, later := strings.Cut(strings.TrimSpace(line), " ")
-		t := turn{kid: kid}
-		if later != (len(turns) > 0) {
+		kid, from, timed := strings.Cut(strings.TrimSpace(line), " ")
+		at, err := time.Parse(time.RFC3339, from)
+		if !timed || err != nil || len(turns) > 0 && at.Before(turns[len(turns)-1].from) {
 			return nil, errTurns()
 		}
-		if later {
-			var err error
-			if t.from, err = time.Parse(time.RFC3339, from); err != nil || t.from.Before(turns[len(turns)-1].from) {
-				return nil, errTurns()
-			}
-		}
-		turns = append(turns, t)
+		turns = append(turns, turn{kid, at})
 	}
 	if len(turns) == 0 {
 		return nil, errTurns()
@@ -159,33 +230,43 @@ func parseTurns(text string) ([]turn, error) {
 	return turns, nil
 }
 
+// formatTurns is the inverse of parseTurns.
+func formatTurns(turns []turn) []byte {
+	var text strings.Builder
+	for _, t := range turns {
+		fmt.Fprintf(&text, "%s %s\n", t.kid, t.from.Format(time.RFC3339))
+	}
+	return []byte(text.String())
+}
+
 func errTurns() error {
 	return keyholder.Errorf(keyholder.Invalid, "the file %s does not name the signing keys in order", signingFile)
 }
 
-func openKey(path, kid string) (jose.JSONWebKey, error) {
-	in, err := keyfile.ReadPrivate(path)
+func (r *Ring) openKey(kid string) (key, error) {
+	path := r.file(kid, keySuffix)
+	in, err := keyfile.ReadSealed(path, r.cfg.Seal)
 	if err != nil {
-		return jose.JSONWebKey{}, err
+		return key{}, err
 	}
 	bad := keyholder.Errorf(keyholder.Invalid, "%s does not hold the P-256 key of its name in PKCS #8", path)
 	block, rest := pem.Decode(in)
 	if block == nil || block.Type != keyType || len(bytes.TrimSpace(rest)) != 0 {
-		return jose.JSONWebKey{}, bad
+		return key{}, bad
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	private, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok || private.Curve != elliptic.P256() {
-		return jose.JSONWebKey{}, bad
+		return key{}, bad
 	}
-	key, err := webKey(private)
+	k, err := newKey(private)
 	if err != nil {
-		return jose.JSONWebKey{}, err
+		return key{}, err
 	}
-	if key.KeyID != kid {
-		return jose.JSONWebKey{}, bad
+	if k.public.KeyID != kid {
+		return key{}, bad
 	}
-	return key, nil
+	return k, nil
 }
 
 func errExists(path string) error {

@@ -3,15 +3,17 @@
 // under the data folder.
 //
 // Several keys may be published at once while one of them signs, so that a
-// key can be known to everyone before it signs and remain known while what it
-// signed is still in use.
+// key can be known to everyone before it signs and remain known while the
+// tokens it signed are in use. Of a key that is no longer published the public
+// part is kept for ever, with the time of its end, because receipts are
+// verified for years. Private parts do not leave the package: others are
+// given a [crypto.Signer].
 package keyring
 
 import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"encoding/base64"
 	"fmt"
 	"slices"
 	"sync"
@@ -28,12 +30,20 @@ const maxCompact = 8 << 20
 
 // Ring is an open set of signing keys. It is safe for concurrent use.
 type Ring struct {
+	cfg  Config
 	path string // of the folder
-	now  func() time.Time
 
-	mu    sync.RWMutex      // guards the rest
-	keys  []jose.JSONWebKey // private, in no order
-	turns []turn            // whose turn it is to sign, from when; the first from the beginning
+	mu      sync.RWMutex    // guards the rest
+	keys    []key           // in no order
+	turns   []turn          // whose turn it is to sign, from when; the first from the beginning
+	retired []HistoricalKey // in no order
+}
+
+// key is a signing key. Its private part never leaves this package, and with
+// an HSM never that.
+type key struct {
+	public jose.JSONWebKey
+	signer crypto.Signer
 }
 
 // turn lets a key sign from a moment on.
@@ -42,19 +52,25 @@ type turn struct {
 	from time.Time
 }
 
-// ordered returns the private keys, the one whose turn it is first.
-func (r *Ring) ordered() []jose.JSONWebKey {
-	now := r.now()
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	signing := r.turns[0].kid
-	for _, t := range r.turns[1:] {
+// active returns which of the turns it is.
+func active(turns []turn, now time.Time) int {
+	at := 0
+	for i, t := range turns {
 		if !now.Before(t.from) {
-			signing = t.kid
+			at = i
 		}
 	}
+	return at
+}
+
+// ordered returns the keys, the one whose turn it is first.
+func (r *Ring) ordered() []key {
+	now := r.cfg.Now()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	signing := r.turns[active(r.turns, now)].kid
 	keys := slices.Clone(r.keys)
-	i := slices.IndexFunc(keys, func(k jose.JSONWebKey) bool { return k.KeyID == signing }) // Open and Rotate see to it
+	i := slices.IndexFunc(keys, func(k key) bool { return k.public.KeyID == signing }) // Open and what changes turns see to it
 	keys[0], keys[i] = keys[i], keys[0]
 	return keys
 }
@@ -64,32 +80,28 @@ func (r *Ring) ordered() []jose.JSONWebKey {
 func (r *Ring) JWKS() jose.JSONWebKeySet {
 	var set jose.JSONWebKeySet
 	for _, k := range r.ordered() {
-		set.Keys = append(set.Keys, k.Public())
+		set.Keys = append(set.Keys, k.public)
 	}
 	return set
 }
 
-// Private returns the keys with their private parts, the signing one first,
-// for the authorization server, which signs in this process. It must not be
-// written, logged or sent.
-func (r *Ring) Private() jose.JSONWebKeySet {
-	return jose.JSONWebKeySet{Keys: r.ordered()}
-}
-
-// Signer returns the key that signs, and its name.
-func (r *Ring) Signer() (kid string, key crypto.Signer) {
-	signing := r.ordered()[0]
-	return signing.KeyID, signing.Key.(*ecdsa.PrivateKey) // Open takes no other kind
+// Signer returns the key that signs, and its name. The signer takes digests
+// of SHA-256 and answers with signatures in the form of JWS, R and S of 32
+// bytes each (RFC 7518 3.4), not in that of ASN.1, which crypto/ecdsa has.
+func (r *Ring) Signer() (kid string, signer crypto.Signer) {
+	k := r.ordered()[0]
+	return k.public.KeyID, jwsSigner{k}
 }
 
 // Sign returns payload as a compact JWS (RFC 7515) of the given typ. Every use
 // has a typ of its own, for example "at+jwt" (RFC 9068), so that nothing
-// signed for one is taken for another.
+// signed for one is taken for another. Errors: Unavailable if the keys are in
+// an HSM that does not answer.
 func (r *Ring) Sign(payload []byte, typ string) (string, error) {
 	if typ == "" {
 		return "", fmt.Errorf("sign: no typ was given")
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: r.ordered()[0]},
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: opaqueSigner{r.ordered()[0]}},
 		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
 	if err != nil {
 		return "", fmt.Errorf("make a signer: %w", err)
@@ -111,29 +123,48 @@ func (r *Ring) Sign(payload []byte, typ string) (string, error) {
 // of the JWS, are never used (RFC 8725 3.1, 3.11). Every error is an
 // [keyholder.Error] of code Denied.
 func Verify(keys jose.JSONWebKeySet, compact, typ string) ([]byte, error) {
+	payload, _, err := verify(keys, compact, typ)
+	return payload, err
+}
+
+// VerifyHistorical is Verify with keys of which some are retired. It returns
+// also the key: what its end means for the payload is for the caller to say.
+func VerifyHistorical(keys []HistoricalKey, compact, typ string) ([]byte, HistoricalKey, error) {
+	var set jose.JSONWebKeySet
+	for _, h := range keys {
+		set.Keys = append(set.Keys, h.Key)
+	}
+	payload, kid, err := verify(set, compact, typ)
+	if err != nil {
+		return nil, HistoricalKey{}, err
+	}
+	return payload, keys[slices.IndexFunc(keys, func(h HistoricalKey) bool { return h.Key.KeyID == kid })], nil
+}
+
+// verify is Verify that also returns the kid.
+func verify(keys jose.JSONWebKeySet, compact, typ string) (payload []byte, kid string, err error) {
 	if typ == "" || len(compact) > maxCompact {
-		return nil, denied("it is oversize or of no type", nil)
+		return nil, "", denied("it is oversize or of no type", nil)
 	}
 	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
-		return nil, denied("it is not a compact JWS signed with ES256", err)
+		return nil, "", denied("it is not a compact JWS signed with ES256", err)
 	}
 	header := jws.Signatures[0].Protected
 	if got, ok := header.ExtraHeaders[jose.HeaderType].(string); !ok || got != typ {
-		return nil, denied("it is of another type", nil)
+		return nil, "", denied("it is of another type", nil)
 	}
 	if _, ok := header.ExtraHeaders["crit"]; ok {
-		return nil, denied("it has critical extensions", nil)
+		return nil, "", denied("it has critical extensions", nil)
 	}
 	key, err := publicKey(keys, header.KeyID)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	payload, err := jws.Verify(key)
-	if err != nil {
-		return nil, denied("the signature does not match", err)
+	if payload, err = jws.Verify(key); err != nil {
+		return nil, "", denied("the signature does not match", err)
 	}
-	return payload, nil
+	return payload, header.KeyID, nil
 }
 
 // publicKey returns the one ES256 key of that name.
@@ -156,15 +187,4 @@ func for256(k jose.JSONWebKey) bool {
 
 func denied(reason string, cause error) error {
 	return &keyholder.Error{Code: keyholder.Denied, Detail: "the signature is refused: " + reason, Err: cause}
-}
-
-// webKey names a private key by its thumbprint (RFC 7638).
-func webKey(key *ecdsa.PrivateKey) (jose.JSONWebKey, error) {
-	k := jose.JSONWebKey{Key: key, Algorithm: string(jose.ES256), Use: "sig"}
-	sum, err := k.Thumbprint(crypto.SHA256)
-	if err != nil {
-		return jose.JSONWebKey{}, fmt.Errorf("name a key: %w", err)
-	}
-	k.KeyID = base64.RawURLEncoding.EncodeToString(sum)
-	return k, nil
 }

@@ -144,7 +144,7 @@ func TestSignAndVerify(t *testing.T) {
 // unsigned, keyed with the public key as a shared secret, or signed by a
 // foreign key that the header brings along (RFC 8725 2.1, 3.1).
 func TestVerifyRefusesConfusion(t *testing.T) {
-	r, _ := open(t)
+	r, dir := open(t)
 	kid, _ := r.Signer()
 	public := r.JWKS().Keys[0]
 	publicJSON, err := public.MarshalJSON()
@@ -186,7 +186,7 @@ func TestVerifyRefusesConfusion(t *testing.T) {
 	}
 	named := func(key any) jose.JSONWebKey { return jose.JSONWebKey{Key: key, KeyID: kid} }
 	withKid := jose.SignerOptions{ExtraHeaders: map[jose.HeaderKey]any{"kid": kid}}
-	_, own := r.Signer()
+	own := privateKey(t, dir)
 	set := r.JWKS()
 	symmetric := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: []byte(strings.Repeat("k", 32)), KeyID: kid}}}
 
@@ -247,12 +247,9 @@ func TestJWKS(t *testing.T) {
 		t.Errorf("kid %q, signer %q", k["kid"], kid)
 	}
 	r.JWKS().Keys[0].KeyID = "changed"
-	r.Private().Keys[0].KeyID = "changed"
-	if r.JWKS().Keys[0].KeyID != kid || r.Private().Keys[0].KeyID != kid {
+	r.History()[0].Key.KeyID = "changed"
+	if r.JWKS().Keys[0].KeyID != kid || r.History()[0].Key.KeyID != kid {
 		t.Error("a caller changed the ring")
-	}
-	if r.Private().Keys[0].IsPublic() {
-		t.Error("Private holds no private key")
 	}
 }
 
@@ -361,7 +358,7 @@ func TestOpenChecksFiles(t *testing.T) {
 		t.Errorf("the second key verifies nothing: %v", err)
 	}
 	donorKid, _ := donor.Signer()
-	write(t, filepath.Join(path, "signing"), []byte(donorKid+"\n"))
+	write(t, filepath.Join(path, "signing"), []byte(donorKid+" 2026-03-02T05:00:00Z\n"))
 	if r, err = keyring.Open(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -430,6 +427,25 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("error of another code: %v", err)
 		}
 	})
+}
+
+// privateKey reads the only key of a folder as an attacker would.
+func privateKey(t *testing.T, dir string) *ecdsa.PrivateKey {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "keys", "es256-*.key"))
+	if err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	}
+	text, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(*ecdsa.PrivateKey)
 }
 
 func write(t *testing.T, path string, data []byte) {

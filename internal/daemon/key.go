@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"context"
+	"crypto"
+	"time"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
+)
+
+// Keys says how the signing keys are kept.
+type Keys struct {
+	RotateEvery time.Duration `yaml:"rotate_every"` // 0: only on command
+}
+
+// minRotation keeps the history of keys small.
+const minRotation = 24 * time.Hour
+
+func (k Keys) check() error {
+	if k.RotateEvery != 0 && k.RotateEvery < minRotation {
+		return keyholder.Errorf(keyholder.Invalid, "keys.rotate_every is shorter than %s", minRotation)
+	}
+	return nil
+}
+
+// tendEvery is how often the keys are looked after.
+const tendEvery = time.Minute
+
+// tendKeys rotates and retires keys in time until ctx is done. What fails is
+// logged and tried again: the keys in use stay good.
+func (d *Daemon) tendKeys(ctx context.Context, k Keys) error {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		if err := d.tendOnce(ctx, k); err != nil && ctx.Err() == nil {
+			d.log.Error("the signing keys could not be looked after", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (d *Daemon) tendOnce(ctx context.Context, k Keys) error {
+	changes, err := d.keys.Tend(k.RotateEvery)
+	for _, c := range changes {
+		var detail map[string]string
+		if !c.From.IsZero() {
+			detail = map[string]string{"from": c.From.Format(time.RFC3339)}
+		}
+		if err := d.ledger.Record(ctx, c.Kind, ledger.System, c.KID, detail); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// retireEnded takes keys out of the ring that the ledger says have ended: a
+// retirement that a crash interrupted, or a folder that was restored or copied
+// before it.
+func (d *Daemon) retireEnded() error {
+	for _, k := range d.keys.JWKS().Keys {
+		if !d.ledger.TokenEnded(keyholder.Token{Key: k.KeyID}) {
+			continue
+		}
+		if _, err := d.keys.Retire(k.KeyID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publicKey gives the guard our own keys without a round trip.
+func (d *Daemon) publicKey(_ context.Context, kid string) (crypto.PublicKey, error) {
+	set := d.keys.JWKS()
+	keys := set.Key(kid)
+	if len(keys) != 1 {
+		return nil, keyholder.Errorf(keyholder.NotFound, "no such key")
+	}
+	return keys[0].Key, nil
+}
