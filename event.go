@@ -29,6 +29,7 @@ const (
 	EventFactorPolicySet     EventKind = "factor.policy_set"
 	EventPasswordChanged     EventKind = "user.password_changed"
 	EventUserReset           EventKind = "user.reset"
+	EventUserUnlocked        EventKind = "user.unlocked"
 	EventUserDisabled        EventKind = "user.disabled"
 	EventUserEnabled         EventKind = "user.enabled"
 	EventGrantCreated        EventKind = "grant.created"

@@ -323,6 +323,24 @@ func PermitConsent(u User, a Agreement, p Provider, app App, now time.Time) Verd
 	return allow(W5)
 }
 
+// PermitScope decides whether a consent may take the place of an earlier one
+// between the same agreement and app. What an administrator has narrowed a
+// user's new consent does not widen: the user sees, and gives, what is left.
+func PermitScope(earlier, next Consent) Verdict {
+	if next.GivenBy == "" || earlier.ID == "" || len(earlier.Scope) == 0 {
+		return allow(W5)
+	}
+	if len(next.Scope) == 0 {
+		return deny(W5, "the consent was narrowed and must not be widened by being given anew")
+	}
+	for _, k := range next.Scope {
+		if !earlier.Covers(k) {
+			return deny(W5, "the consent was narrowed to other kinds")
+		}
+	}
+	return allow(W5)
+}
+
 // Issuance is a request for an access token after the authorization server
 // has authenticated the client.
 type Issuance struct {

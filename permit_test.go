@@ -436,6 +436,35 @@ func TestPermitConsent(t *testing.T) {
 	}
 }
 
+// Ensure that a consent given anew by a user is never wider than an
+// administrator left it.
+func TestPermitScope(t *testing.T) {
+	some := []keyholder.Kind{keyholder.Statuses, keyholder.Events}
+	for _, c := range []struct {
+		name          string
+		by            keyholder.UserID
+		earlier, next []keyholder.Kind
+		allowed       bool
+	}{
+		{"all after all", theUser, nil, nil, true},
+		{"some after all", theUser, nil, some, true},
+		{"the same", theUser, some, some, true},
+		{"fewer", theUser, some, some[:1], true},
+		{"all after some", theUser, some, nil, false},
+		{"one more", theUser, some[:1], some, false},
+		{"others", theUser, some, []keyholder.Kind{keyholder.Spaces}, false},
+		{"all after some, by an administrator", "", some, nil, true},
+	} {
+		v := keyholder.PermitScope(keyholder.Consent{ID: theConsent, Scope: c.earlier}, keyholder.Consent{GivenBy: c.by, Scope: c.next})
+		if v.Allowed != c.allowed || v.Requirement != keyholder.W5 {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+	}
+	if v := keyholder.PermitScope(keyholder.Consent{}, keyholder.Consent{GivenBy: theUser}); !v.Allowed {
+		t.Errorf("a first consent: %+v", v)
+	}
+}
+
 // Ensure that tokens are issued to an app for its own subscriptions by the
 // grants negotiated with it, and to a provider by client credentials for
 // ingestion or for pushing to its own subscriptions (W3 to W8).

@@ -75,6 +75,7 @@ func commands() []command {
 		{"user add", "register a user of an owner, who signs in", runUserAdd},
 		{"user list", "list users", users().runList},
 		{"user show", "show a user", users().runShow},
+		{"user unlock", "end the lock-out of a user after failed sign-ins", runUserUnlock},
 		{"user reset", "give a user a new password, and take away all second factors", runUserReset},
 		{"user disable", "keep a user from signing in", userStateCommand("disable", true)},
 		{"user enable", "let a disabled user sign in again", userStateCommand("enable", false)},

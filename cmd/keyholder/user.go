@@ -101,6 +101,28 @@ example:
 	return f.addedWithPassword(env, u, password, drawn)
 }
 
+func runUserUnlock(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "user unlock", `
+Ends the lock-out of a user after failed sign-ins, at the password and at the
+second factors. Every lock-out also ends by itself, after fifteen minutes at
+most.
+
+example:
+  $ keyholder user unlock -login facility@st-anna
+  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
+	login := f.need("login", "`LOGIN`: what the user types to sign in")
+	c, _, err := f.connect(args)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	u, err := c.UnlockUser(ctx, console.UserUnlock{Login: *login})
+	if err != nil {
+		return err
+	}
+	return f.added(string(u.ID), u)
+}
+
 // userStateCommand makes the commands that disable and enable a user.
 func userStateCommand(verb string, disabled bool) func(context.Context, *environment, []string) error {
 	does := map[bool]string{true: `

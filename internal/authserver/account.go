@@ -201,9 +201,7 @@ func (a *account) present() error {
 	if complaint == nil {
 		return a.reload()
 	}
-	if complaint.status == http.StatusTooManyRequests {
-		a.w.Header().Set("Retry-After", "60")
-	}
+	a.retryAfter(a.w, complaint)
 	return a.show(complaint.status, complaint.text)
 }
 

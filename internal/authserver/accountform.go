@@ -56,9 +56,10 @@ func (a *account) change(action string) error {
 func (a *account) settle(codes []string, err error, denied string) error {
 	var e *keyholder.Error
 	switch {
-	case errors.Is(err, ledger.ErrThrottled):
-		a.w.Header().Set("Retry-After", "60")
-		return a.show(http.StatusTooManyRequests, "Too many failed attempts. Wait a while before you try again.")
+	case !ledger.LockedUntil(err).IsZero():
+		locked := a.lockedOut(ledger.LockedUntil(err))
+		a.retryAfter(a.w, locked)
+		return a.show(locked.status, locked.text)
 	case keyholder.CodeOf(err) == keyholder.Denied:
 		return a.show(http.StatusForbidden, denied)
 	case keyholder.CodeOf(err) == keyholder.NotFound: // it is gone already, which is what was wanted
@@ -160,6 +161,8 @@ func (a *account) describe(e keyholder.Event) string {
 		return "The password was changed"
 	case keyholder.EventUserReset:
 		return "The administrator reset your sign-in"
+	case keyholder.EventUserUnlocked:
+		return "The administrator ended a lock-out"
 	case keyholder.EventUserDisabled:
 		return "The administrator disabled your sign-in"
 	case keyholder.EventUserEnabled:

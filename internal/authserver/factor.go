@@ -3,9 +3,9 @@ package authserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,6 +50,19 @@ func (a *attempt) step() string {
 type complaint struct {
 	status int
 	text   string
+	until  time.Time // when the user may try again; zero: at once
+}
+
+// lockedOut is the complaint to a user who is locked out for a while.
+func (s *Server) lockedOut(until time.Time) *complaint {
+	return &complaint{http.StatusTooManyRequests, "Too many failed attempts. Try again after " + stampText(until.Add(time.Minute)) + ".", until}
+}
+
+// retryAfter tells the browser, too, when the user may try again.
+func (s *Server) retryAfter(w http.ResponseWriter, c *complaint) {
+	if !c.until.IsZero() {
+		w.Header().Set("Retry-After", strconv.Itoa(1+int(c.until.Sub(s.ledger.Now()).Seconds())))
+	}
 }
 
 // present takes a form of a sign-in, adds what it presents to the attempt and
@@ -60,16 +73,16 @@ func (s *Server) present(ctx context.Context, a *attempt, form url.Values, at st
 	}
 	user, factor, err := s.check(ctx, a, form)
 	switch {
-	case errors.Is(err, ledger.ErrThrottled):
-		return false, &complaint{http.StatusTooManyRequests, "Too many failed attempts. Wait a while before you try again."}, nil
+	case !ledger.LockedUntil(err).IsZero():
+		return false, s.lockedOut(ledger.LockedUntil(err)), nil
 	case keyholder.CodeOf(err) == keyholder.Denied, keyholder.CodeOf(err) == keyholder.NotFound: // a passkey removed at this moment
-		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action"))}, nil
+		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action")), time.Time{}}, nil
 	case err != nil:
 		return false, nil, err
 	}
 	u := s.ledger.User(user)
 	if !keyholder.PermitSession(u, time.UnixMicro(a.Began)).Allowed { // a disabled user is not asked for more
-		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action"))}, nil
+		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action")), time.Time{}}, nil
 	}
 	a.User, a.Presented = user, append(a.Presented, factor)
 	err = s.ledger.SignIn(ctx, user, a.Presented, policy(u), at)

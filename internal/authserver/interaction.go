@@ -190,9 +190,7 @@ func (i *interaction) present() goidc.Status {
 		err = i.keep()
 	}
 	if complaint != nil {
-		if complaint.status == http.StatusTooManyRequests {
-			i.w.Header().Set("Retry-After", "60")
-		}
+		i.retryAfter(i.w, complaint)
 		i.show(complaint.status, complaint.text)
 		return goidc.StatusPending
 	}
@@ -247,7 +245,8 @@ func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
 	}
 	user := keyholder.UserID(i.text(keyUser))
 	// The ledger asks PermitConsent again, in the transaction.
-	sub, err := i.ledger.GiveConsent(i.r.Context(), string(user), keyholder.Consent{Agreement: id, App: i.app.ID, GivenBy: user}, "")
+	sub, err := i.ledger.GiveConsent(i.r.Context(), string(user),
+		keyholder.Consent{Agreement: id, App: i.app.ID, GivenBy: user, Scope: i.ledger.ConsentTo(id, i.app.ID).Scope}, "")
 	switch keyholder.CodeOf(err) {
 	case keyholder.Denied, keyholder.Invalid, keyholder.NotFound, keyholder.Conflict:
 		i.denials.record(i.r.Context(), i.ex, keyholder.EventDenied, string(goidc.ErrorCodeAccessDenied), err.Error())

@@ -52,6 +52,7 @@ func (c *Console) routes() map[string]map[string]action {
 		"owners/{id}":           {"GET": show(c.owner)},
 		"users":                 {"GET": list(c.listUsers), "POST": post(c.addUser)},
 		"users/{id}":            {"GET": show(c.user)},
+		"user-unlocks":          {"POST": post(c.unlockUser)},
 		"user-resets":           {"POST": post(c.resetUser)},
 		"user-states":           {"POST": post(c.setUserState)},
 		"factor-policies":       {"POST": post(c.setFactorPolicy)},

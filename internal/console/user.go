@@ -22,6 +22,11 @@ type UserReset struct {
 	Password string `json:"password"`
 }
 
+// UserUnlock asks to end the lock-outs of a user.
+type UserUnlock struct {
+	Login string `json:"login"`
+}
+
 // UserState asks to keep a user from signing in, or to let them again.
 type UserState struct {
 	Login    string `json:"login"`
@@ -40,6 +45,11 @@ func (c *Client) ResetUser(ctx context.Context, q UserReset) (User, error) {
 	return send[User](ctx, c, "user-resets", q)
 }
 
+// UnlockUser ends the lock-outs of a user after failed sign-ins.
+func (c *Client) UnlockUser(ctx context.Context, q UserUnlock) (User, error) {
+	return send[User](ctx, c, "user-unlocks", q)
+}
+
 // SetUserState disables or enables a user.
 func (c *Client) SetUserState(ctx context.Context, q UserState) (User, error) {
 	return send[User](ctx, c, "user-states", q)
@@ -56,6 +66,17 @@ func (c *Console) resetUser(ctx context.Context, q UserReset) (User, error) {
 		return User{}, err
 	}
 	if u, err = c.ledger.ResetUser(ctx, ledger.Administrator, u.ID, q.Password); err != nil {
+		return User{}, err
+	}
+	return c.describeUser(ctx, u)
+}
+
+func (c *Console) unlockUser(ctx context.Context, q UserUnlock) (User, error) {
+	u, err := c.findUser(q.Login)
+	if err != nil {
+		return User{}, err
+	}
+	if u, err = c.ledger.UnlockUser(ctx, ledger.Administrator, u.ID); err != nil {
 		return User{}, err
 	}
 	return c.describeUser(ctx, u)

@@ -47,7 +47,11 @@ func (l *Ledger) GiveConsent(ctx context.Context, actor string, c keyholder.Cons
 			return keyholder.Errorf(keyholder.Invalid, "the consent expires before it begins")
 		}
 		var err error
-		if old := l.activeSubscription(a.ID, c.App); old.ID != "" && (fixed == "" || fixed == old.ID) {
+		old := l.activeSubscription(a.ID, c.App)
+		if err := keyholder.PermitScope(l.Standing(old.ID).Consent, c).Err(); err != nil {
+			return err
+		}
+		if old.ID != "" && (fixed == "" || fixed == old.ID) {
 			sub, err = l.renewConsent(tx, actor, c, old)
 		} else {
 			sub, err = l.createSubscription(tx, actor, c, a, fixed)
@@ -55,6 +59,12 @@ func (l *Ledger) GiveConsent(ctx context.Context, actor string, c keyholder.Cons
 		return err
 	})
 	return sub, err
+}
+
+// ConsentTo returns the consent of the subscription that an agreement and an
+// app have, in force or not, or the zero value.
+func (l *Ledger) ConsentTo(a keyholder.AgreementID, app keyholder.AppID) keyholder.Consent {
+	return l.Standing(l.activeSubscription(a, app).ID).Consent
 }
 
 // activeSubscription returns the subscription of an agreement and an app that

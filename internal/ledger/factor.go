@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/store"
@@ -91,25 +89,22 @@ func (l *Ledger) appendSignIn(tx *store.Tx, kind keyholder.EventKind, actor stri
 
 // guess runs check, which says whether a user has presented a factor rightly,
 // in the transaction that records the outcome, one at a time: many guesses at
-// once must not outrun the throttle. Errors: Denied; Unavailable with a hint
-// while the user has to wait.
+// once must not outrun the throttle. Errors: Denied; Unavailable
+// while the user is locked out (see [LockedUntil]).
 func (l *Ledger) guess(ctx context.Context, user keyholder.UserID, factor keyholder.Factor, check func(tx *store.Tx) (bool, error)) error {
-	gate := "\x00" + string(user) // no login: a right password must not set this counter back
+	gate := factorGateOf(user) // not that of the password: a right one must not reopen this one
 	var refused error
 	err := l.store.WriteAlone(ctx, func(tx *store.Tx) error {
-		if wait := l.passwords.waitFor(gate); wait > 0 {
-			refused = errWait(wait)
-			return nil
+		if err := l.enter(ctx, tx, gate); err != nil {
+			return err
 		}
 		right, err := check(tx)
 		if err != nil {
 			return err
 		}
 		if right {
-			tx.After(func() { l.passwords.succeeded(gate) })
-			return nil
+			return l.reopen(tx, gate)
 		}
-		l.passwords.failed(gate)
 		refused = keyholder.Errorf(keyholder.Denied, "the code is wrong or was used before")
 		return l.appendSignIn(tx, keyholder.EventSignInFailed, "user", user, detail{"factor": string(factor)})
 	})
@@ -229,13 +224,4 @@ func (l *Ledger) SetFactorPolicy(ctx context.Context, actor string, owner keyhol
 		return l.Append(tx, keyholder.EventFactorPolicySet, actor, string(owner), detail{"policy": string(policy)})
 	})
 	return o, err
-}
-
-// ErrThrottled is in the chain of the error of a sign-in that is not looked at
-// because too many before it failed.
-var ErrThrottled = errors.New("throttled")
-
-func errWait(wait time.Duration) error {
-	return &keyholder.Error{Code: keyholder.Unavailable, Detail: "too many failed sign-ins",
-		Hint: fmt.Sprintf("try again in %s", wait.Round(time.Second)), Err: ErrThrottled}
 }

@@ -36,7 +36,7 @@ type Config struct {
 	Now    func() time.Time                     // nil: time.Now
 	Random io.Reader                            // nil: crypto/rand
 	Log    *slog.Logger                         // nil: slog.Default
-	// FactorKey seals the secrets of authenticator apps: FactorKeySize random
+	// FactorKey seals the secrets of authenticator apps, and hashes logins: FactorKeySize random
 	// bytes. Nil: none can be set up or used.
 	FactorKey []byte
 	// TokenLifetime is how long an access token can outlive the grant it came
@@ -58,7 +58,7 @@ type Ledger struct {
 	view      view
 	feed      feed
 	planes    []plane // fixed before serving
-	passwords passwordGate
+	passwords passwordHasher
 }
 
 // Open loads the view from the store and finishes the receipts of cuts that a
@@ -80,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 	if l.tokenLifetime == 0 {
 		l.tokenLifetime = 5 * time.Minute
 	}
-	l.passwords.init(l.now)
+	l.passwords.init()
 	if err := l.load(ctx); err != nil {
 		return nil, fmt.Errorf("load the ledger: %w", err)
 	}

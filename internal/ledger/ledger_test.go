@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -394,6 +395,94 @@ func TestCheckPassword(t *testing.T) {
 	b.clock.add(20 * time.Minute)
 	if _, err := b.CheckPassword(t.Context(), p.user.Login, password); err != nil {
 		t.Errorf("after waiting: %v", err)
+	}
+}
+
+// Ensure that a lock-out outlives a restart and says until when, holds for
+// unknown logins too, lets through no more who try at once, ends by itself
+// whatever an attacker does, and that an administrator can end it.
+func TestLockedOut(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	ctx := t.Context()
+	for _, login := range []string{p.user.Login, "nobody"} {
+		var denied, locked atomic.Int32
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				switch _, err := b.CheckPassword(ctx, login, "wrong password"); {
+				case !ledger.LockedUntil(err).IsZero():
+					locked.Add(1)
+				case keyholder.CodeOf(err) == keyholder.Denied:
+					denied.Add(1)
+				default:
+					t.Errorf("%s: %v", login, err)
+				}
+			})
+		}
+		all.Wait()
+		if denied.Load() != 5 || locked.Load() != 15 {
+			t.Errorf("%s: %d looked at and %d not, want 5 and 15", login, denied.Load(), locked.Load())
+		}
+	}
+	b.close()
+	b.open()
+	_, err := b.CheckPassword(ctx, p.user.Login, password)
+	if until := ledger.LockedUntil(err); !until.Equal(b.Now().Add(2*time.Second)) || keyholder.CodeOf(err) != keyholder.Unavailable {
+		t.Errorf("after a restart: locked until %v, %v", until, err)
+	}
+	for range 30 { // an attacker who never rests
+		_, err := b.CheckPassword(ctx, p.user.Login, "wrong password")
+		if until := ledger.LockedUntil(err); until.Sub(b.Now()) > 15*time.Minute {
+			t.Fatalf("locked until %v", until)
+		}
+		b.clock.add(15 * time.Minute)
+	}
+	if _, err := b.CheckPassword(ctx, p.user.Login, password); err != nil {
+		t.Errorf("after the longest lock: %v", err)
+	}
+	for range 6 {
+		_, _ = b.CheckPassword(ctx, p.user.Login, "wrong password")
+	}
+	must(b.UnlockUser(ctx, ledger.Administrator, p.user.ID))
+	if _, err := b.CheckPassword(ctx, p.user.Login, password); err != nil {
+		t.Errorf("unlocked: %v", err)
+	}
+	if events := must(b.SignInEvents(ctx, p.user.ID, 1)); len(events) != 1 || events[0].Kind != keyholder.EventUserUnlocked {
+		t.Errorf("the user is shown %v", events)
+	}
+	if _, err := b.UnlockUser(ctx, ledger.Administrator, "nobody"); keyholder.CodeOf(err) != keyholder.NotFound {
+		t.Errorf("unlocked nobody: %v", err)
+	}
+}
+
+// Ensure that what an administrator narrowed a user's new consent keeps, and
+// that an administrator can widen it again.
+func TestNarrowedConsent(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	ctx := t.Context()
+	give := func(by keyholder.UserID, actor string, scope ...keyholder.Kind) error {
+		_, err := b.GiveConsent(ctx, actor, keyholder.Consent{Agreement: p.agreement.ID, App: p.app.ID, GivenBy: by, Scope: scope}, "")
+		return err
+	}
+	if err := give("", ledger.Administrator, keyholder.Statuses, keyholder.Events); err != nil {
+		t.Fatal(err)
+	}
+	user := string(p.user.ID)
+	for _, scope := range [][]keyholder.Kind{nil, {keyholder.Spaces}, {keyholder.Statuses, keyholder.Spaces}} {
+		if err := give(p.user.ID, user, scope...); keyholder.CodeOf(err) != keyholder.Denied {
+			t.Errorf("widened to %v: %v", scope, err)
+		}
+	}
+	if err := give(p.user.ID, user, keyholder.Statuses); err != nil {
+		t.Error(err)
+	}
+	if got := b.ConsentTo(p.agreement.ID, p.app.ID); !slices.Equal(got.Scope, []keyholder.Kind{keyholder.Statuses}) || got.GivenBy != p.user.ID {
+		t.Errorf("the consent is %+v", got)
+	}
+	if err := give("", ledger.Administrator); err != nil || len(b.ConsentTo(p.agreement.ID, p.app.ID).Scope) != 0 {
+		t.Errorf("widened by the administrator: %v", err)
 	}
 }
 

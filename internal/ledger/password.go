@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/crypto/argon2"
 
@@ -23,15 +21,6 @@ const (
 	argonMemory = 19 * 1024 // KiB
 	argonKey    = 32
 	argonSalt   = 16
-)
-
-// Throttling of sign-in, per login: after freeFailures wrong passwords each
-// further one doubles the wait, up to maxWait. Waiting is all an owner's user
-// needs to do to get back in.
-const (
-	freeFailures = 5
-	firstWait    = 2 * time.Second
-	maxWait      = 15 * time.Minute
 )
 
 // minPassword is the least length of a password, in bytes.
@@ -71,10 +60,11 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 // CheckPassword returns the user of a login and password; whether that signs
 // them in is for SignIn to say. An unknown login costs the
 // same time as a wrong password and gives the same answer. Errors: Denied;
-// Unavailable with a hint while the login has to wait.
+// Unavailable while the login is locked (see [LockedUntil]).
 func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (keyholder.User, error) {
-	if wait := l.passwords.waitFor(login); wait > 0 {
-		return keyholder.User{}, errWait(wait)
+	gate := passwordGateOf(login)
+	if err := l.store.WriteAlone(ctx, func(tx *store.Tx) error { return l.enter(ctx, tx, gate) }); err != nil {
+		return keyholder.User{}, err
 	}
 	u := l.userByLogin(login)
 	stored := l.passwords.dummy
@@ -88,14 +78,12 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	}
 	ok := l.passwords.verify(stored, password) && u.ID != "" && u.Disabled.IsZero()
 	if !ok {
-		l.passwords.failed(login)
 		if err := l.FailSignIn(ctx, u.ID, keyholder.FactorPassword, "wrong"); err != nil {
 			return keyholder.User{}, err
 		}
 		return keyholder.User{}, keyholder.Errorf(keyholder.Denied, "the login or the password is wrong")
 	}
-	l.passwords.succeeded(login)
-	return u, nil
+	return u, l.store.Write(ctx, func(tx *store.Tx) error { return l.reopen(tx, gate) })
 }
 
 func (l *Ledger) userByLogin(login string) keyholder.User {
@@ -121,28 +109,19 @@ func (l *Ledger) newPassword(password string) (string, error) {
 	return l.passwords.hash(password, salt[:]), nil
 }
 
-// passwordGate hashes passwords, at most two at a time because each takes
-// memory and a core, and remembers failed sign-ins.
-type passwordGate struct {
-	now   func() time.Time
+// passwordHasher hashes passwords, at most two at a time because each takes
+// memory and a core.
+type passwordHasher struct {
 	slots chan struct{}
 	dummy string // hash that no password fits, for unknown logins
-
-	mu       sync.Mutex // guards failures
-	failures map[string]failure
 }
 
-type failure struct {
-	count int
-	until time.Time // no attempt is looked at before
-}
-
-func (g *passwordGate) init(now func() time.Time) {
-	g.now, g.slots, g.failures = now, make(chan struct{}, 2), map[string]failure{}
+func (g *passwordHasher) init() {
+	g.slots = make(chan struct{}, 2)
 	g.dummy = g.hash(rand.Text(), []byte(rand.Text())[:argonSalt])
 }
 
-func (g *passwordGate) hash(password string, salt []byte) string {
+func (g *passwordHasher) hash(password string, salt []byte) string {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
 	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, 1, argonKey)
@@ -151,7 +130,7 @@ func (g *passwordGate) hash(password string, salt []byte) string {
 }
 
 // verify compares a password with a stored hash of the form written by hash.
-func (g *passwordGate) verify(stored, password string) bool {
+func (g *passwordHasher) verify(stored, password string) bool {
 	parts := strings.Split(stored, "$")
 	if len(parts) != 6 {
 		return false
@@ -161,34 +140,4 @@ func (g *passwordGate) verify(stored, password string) bool {
 		return false
 	}
 	return subtle.ConstantTimeCompare([]byte(g.hash(password, salt)), []byte(stored)) == 1
-}
-
-func (g *passwordGate) waitFor(login string) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.failures[login].until.Sub(g.now())
-}
-
-func (g *passwordGate) failed(login string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.failures) > 10_000 { // a flood of invented logins must not fill the memory
-		for k, f := range g.failures {
-			if g.now().After(f.until.Add(maxWait)) {
-				delete(g.failures, k)
-			}
-		}
-	}
-	f := g.failures[login]
-	f.count++
-	if over := f.count - freeFailures; over >= 0 {
-		f.until = g.now().Add(min(firstWait<<min(over, 20), maxWait))
-	}
-	g.failures[login] = f
-}
-
-func (g *passwordGate) succeeded(login string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.failures, login)
 }

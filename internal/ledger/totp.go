@@ -111,7 +111,7 @@ func (l *Ledger) ConfirmTOTP(ctx context.Context, user keyholder.UserID, code st
 }
 
 // CheckTOTP accepts a code of a user's authenticator app, each once. Errors:
-// Denied; Unavailable with a hint while the user has to wait.
+// Denied; Unavailable while the user is locked out (see [LockedUntil]).
 func (l *Ledger) CheckTOTP(ctx context.Context, user keyholder.UserID, code string) error {
 	return l.guess(ctx, user, keyholder.FactorTOTP, func(tx *store.Tx) (bool, error) { return l.spendCode(ctx, tx, user, code, true) })
 }
