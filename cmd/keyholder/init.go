@@ -18,15 +18,12 @@ example:
 func runInit(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "init", initHelp).server()
 	dsnFile := f.value("database-dsn-file", "`FILE` (mode 0600) with the DSN of an empty PostgreSQL database to use instead of a SQLite file")
+	sealFile := f.value("seal-key", "`FILE`, outside the data folder, with the key that seals all private keys; it is made if it is not there")
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
 	dir := f.dataFolder()
-	create := func() error { return daemon.Init(dir, env.now()) }
-	if *dsnFile != "" {
-		create = func() error { return daemon.InitPostgres(ctx, dir, *dsnFile, env.now()) }
-	}
-	if err := create(); err != nil {
+	if err := daemon.InitWith(ctx, dir, daemon.InitOptions{DSNFile: *dsnFile, SealFile: *sealFile}, env.now()); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.stdout, "%s\n", dir)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder/internal/console"
+	"github.com/fds-keyholder/keyholder/internal/daemon"
 )
 
 func runKeyList(ctx context.Context, env *environment, args []string) error {
@@ -81,5 +82,25 @@ example:
 	}
 	fmt.Fprintln(env.stdout, k.Signs)
 	fmt.Fprintf(env.stderr, "%s is retired; the key above signs now\n", k.ID)
+	return nil
+}
+
+func runKeySeal(_ context.Context, env *environment, args []string) error {
+	f := newFlags(env, "key seal", `
+Seals the private keys of a data folder, those of the certificate authority
+too, with the key that keys.seal_file in its configuration names; that file is
+made if it is not there. The server must not run. What fails leaves the folder
+as it was. From then on a copy of the folder is worth nothing without that
+file: keep a copy of it elsewhere.
+
+example:
+  $ keyholder key seal -data /var/lib/keyholder`).server()
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	if err := daemon.SealFolder(f.dataFolder()); err != nil {
+		return err
+	}
+	fmt.Fprintln(env.stderr, "sealed")
 	return nil
 }

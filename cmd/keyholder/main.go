@@ -119,6 +119,7 @@ func commands() []command {
 		{"key list", "print the public keys of tokens and receipts", runKeyList},
 		{"key rotate", "publish a new signing key that takes over in fifteen minutes", runKeyRotate},
 		{"key retire", "take a key out of use at once, with all tokens it signed", runKeyRetire},
+		{"key seal", "seal the private keys of a data folder", runKeySeal},
 		{"audit list", "list the audit trail", runAuditList},
 		{"audit verify", "follow the hash chain of the audit trail", runAuditVerify},
 		{"why", "explain what would be decided, and why", runWhy},

@@ -110,13 +110,20 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if d.pki, err = pki.Open(o.Dir); err != nil {
+	seal, err := o.Config.Keys.seal(o.Dir)
+	if err != nil {
 		return err
 	}
-	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Now: o.Now}); err != nil {
+	if seal == nil {
+		d.log.Info("private keys are not sealed: a copy of the data folder holds them", "setting", "keys.seal_file")
+	}
+	if d.pki, err = pki.OpenSealed(o.Dir, seal); err != nil {
 		return err
 	}
-	factorKey, err := keyring.FactorKey(o.Dir, nil)
+	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Seal: seal, Now: o.Now}); err != nil {
+		return err
+	}
+	factorKey, err := keyring.FactorKey(o.Dir, seal)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/internal/store"
@@ -29,31 +30,62 @@ const (
 // folder that holds one of them already, so that no key is ever overwritten.
 // Errors: Conflict.
 func Init(dir string, now time.Time) error {
-	return initFolder(dir, now, DefaultConfig, func() error {
-		db, err := store.Open(context.Background(), filepath.Join(dir, databaseName))
-		if err != nil {
-			return err
-		}
-		return db.Close()
-	})
+	return InitWith(context.Background(), dir, InitOptions{}, now)
 }
 
 // InitPostgres is Init with the database that a file's DSN leads to, which
 // must be empty. Errors: also Invalid and Unavailable.
 func InitPostgres(ctx context.Context, dir, dsnFile string, now time.Time) error {
-	dsnFile, err := filepath.Abs(dsnFile)
-	if err != nil {
-		return fmt.Errorf("find the file of the DSN: %w", err)
-	}
-	dsn, err := readDSN(dsnFile)
-	if err != nil {
-		return err
-	}
-	config := bytes.Replace(DefaultConfig, []byte("\ndatabase: {}\n"), fmt.Appendf(nil, "\ndatabase:\n  postgres:\n    dsn_file: %q\n", dsnFile), 1)
-	return initFolder(dir, now, config, func() error { return store.InitPostgres(ctx, dsn) })
+	return InitWith(ctx, dir, InitOptions{DSNFile: dsnFile}, now)
 }
 
-func initFolder(dir string, now time.Time, config []byte, database func() error) error {
+// InitOptions says where the parts of a deployment are that are not in its
+// data folder.
+type InitOptions struct {
+	DSNFile  string // of a PostgreSQL database; empty: a SQLite file in the folder
+	SealFile string // with the key that seals private keys, made if it is not there; empty: they are plain
+}
+
+// InitWith is Init with options.
+func InitWith(ctx context.Context, dir string, o InitOptions, now time.Time) error {
+	config := DefaultConfig
+	database := func() error {
+		db, err := store.Open(ctx, filepath.Join(dir, databaseName))
+		if err != nil {
+			return err
+		}
+		return db.Close()
+	}
+	if o.DSNFile != "" {
+		dsnFile, err := filepath.Abs(o.DSNFile)
+		if err != nil {
+			return fmt.Errorf("find the file of the DSN: %w", err)
+		}
+		dsn, err := readDSN(dsnFile)
+		if err != nil {
+			return err
+		}
+		config = bytes.Replace(config, []byte("\ndatabase: {}\n"), fmt.Appendf(nil, "\ndatabase:\n  postgres:\n    dsn_file: %q\n", dsnFile), 1)
+		database = func() error { return store.InitPostgres(ctx, dsn) }
+	}
+	var seal *keyfile.Seal
+	if o.SealFile != "" {
+		sealFile, err := filepath.Abs(o.SealFile)
+		if err != nil {
+			return fmt.Errorf("find the sealing key: %w", err)
+		}
+		if err := keyfile.MakeSeal(sealFile, dir); err != nil {
+			return err
+		}
+		if seal, err = keyfile.OpenSeal(sealFile, dir); err != nil {
+			return err
+		}
+		config = bytes.Replace(config, []byte("seal_file: \"\""), fmt.Appendf(nil, "seal_file: %q", sealFile), 1)
+	}
+	return initFolder(dir, now, config, seal, database)
+}
+
+func initFolder(dir string, now time.Time, config []byte, seal *keyfile.Seal, database func() error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create the data folder: %w", err)
 	}
@@ -71,10 +103,10 @@ func initFolder(dir string, now time.Time, config []byte, database func() error)
 	if err := database(); err != nil { // first, because it is what may fail
 		return err
 	}
-	if err := pki.Init(dir, now, nil); err != nil {
+	if err := pki.InitSealed(dir, now, nil, seal); err != nil {
 		return err
 	}
-	if err := keyring.Init(dir); err != nil {
+	if err := keyring.Create(keyring.Config{Dir: dir, Seal: seal, Now: func() time.Time { return now }}); err != nil {
 		return err
 	}
 	// Last, because serve takes its presence for a complete folder.

@@ -6,12 +6,56 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
+	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
+	"github.com/fds-keyholder/keyholder/internal/pki"
 )
 
 // Keys says how the signing keys are kept.
 type Keys struct {
 	RotateEvery time.Duration `yaml:"rotate_every"` // 0: only on command
+	SealFile    string        `yaml:"seal_file"`    // the key that seals them; empty: they are plain
+}
+
+// seal opens the sealing key. It is nil if there is none.
+func (k Keys) seal(dir string) (*keyfile.Seal, error) {
+	if k.SealFile == "" {
+		return nil, nil
+	}
+	return keyfile.OpenSeal(inFolder(dir, k.SealFile), dir)
+}
+
+// SealFolder seals the private keys of a data folder with the key that its
+// configuration names, which is made if it is not there. No server may run.
+// An error leaves every file as it was; a crash of the machine is made good by
+// sealing again. Errors: Conflict, Invalid.
+func SealFolder(dir string) error {
+	config, err := LoadConfig(dir)
+	if err != nil {
+		return err
+	}
+	if config.Keys.SealFile == "" {
+		return keyholder.Errorf(keyholder.Invalid, "%s names no sealing key", ConfigName).
+			WithHint("set keys.seal_file to a file outside the data folder; it is made if it is not there")
+	}
+	held, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	if err := keyfile.MakeSeal(inFolder(dir, config.Keys.SealFile), dir); err != nil {
+		return err
+	}
+	seal, err := config.Keys.seal(dir)
+	if err != nil {
+		return err
+	}
+	files, err := keyring.PrivateFiles(dir)
+	if err != nil {
+		return err
+	}
+	return keyfile.SealAll(seal, append(files, pki.PrivateFiles(dir)...))
 }
 
 // minRotation keeps the history of keys small.

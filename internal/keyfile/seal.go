@@ -29,8 +29,12 @@ type Seal struct {
 }
 
 // MakeSeal writes a new random sealing key to a file of mode 0600. One that
-// exists is kept: another key would open nothing that it has sealed.
-func MakeSeal(path string) error {
+// exists is kept: another key would open nothing that it has sealed. It must
+// not lie in the folder that it seals. Errors: Invalid.
+func MakeSeal(path, folder string) error {
+	if err := outside(path, folder); err != nil {
+		return err
+	}
 	key := make([]byte, sealSize)
 	rand.Read(key) // never fails: the runtime ends the process instead
 	if err := Add(path, key); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -44,11 +48,8 @@ func MakeSeal(path string) error {
 // it: that is how systemd hands a credential to a service. Errors: Invalid,
 // Denied.
 func OpenSeal(path, folder string) (*Seal, error) {
-	if inside, err := within(path, folder); err != nil {
+	if err := outside(path, folder); err != nil {
 		return nil, err
-	} else if inside {
-		return nil, keyholder.Errorf(keyholder.Invalid, "the sealing key %s lies in the folder that it seals", path).
-			WithHint("move it out, to a place that is not copied with the data folder")
 	}
 	forbidden := fs.FileMode(0o077)
 	if info, err := os.Stat(path); err == nil {
@@ -75,20 +76,23 @@ func OpenSeal(path, folder string) (*Seal, error) {
 	return &Seal{aead}, nil
 }
 
-// within says whether a path, links followed, lies in a folder.
-func within(path, folder string) (bool, error) {
+// outside refuses a path that lies, links followed, in a folder.
+func outside(path, folder string) error {
 	real := [2]string{path, folder}
 	for i, p := range real {
 		var err error
 		if real[i], err = filepath.Abs(p); err != nil {
-			return false, fmt.Errorf("find %s: %w", p, err)
+			return fmt.Errorf("find %s: %w", p, err)
 		}
 		if followed, err := filepath.EvalSymlinks(real[i]); err == nil { // what is not there leads nowhere
 			real[i] = followed
 		}
 	}
-	rel, err := filepath.Rel(real[1], real[0])
-	return err == nil && filepath.IsLocal(rel), nil
+	if rel, err := filepath.Rel(real[1], real[0]); err == nil && filepath.IsLocal(rel) {
+		return keyholder.Errorf(keyholder.Invalid, "the sealing key %s lies in the folder that it seals", path).
+			WithHint("give it a place that is not copied with the data folder")
+	}
+	return nil
 }
 
 // Close returns the content of the file at path, sealed. The names of the

@@ -37,6 +37,11 @@ const (
 // Conflict. Serial numbers are drawn from random (nil means crypto/rand); the
 // keys always come from crypto/rand.
 func Init(dir string, now time.Time, random io.Reader) error {
+	return InitSealed(dir, now, random, nil)
+}
+
+// InitSealed is Init with the keys sealed. A nil seal leaves them plain.
+func InitSealed(dir string, now time.Time, random io.Reader, seal *keyfile.Seal) error {
 	if random == nil {
 		random = rand.Reader
 	}
@@ -44,6 +49,11 @@ func Init(dir string, now time.Time, random io.Reader) error {
 	files, err := newAuthority(now, random)
 	if err != nil {
 		return err
+	}
+	for i, f := range files {
+		if f.Mode == keyfile.Private {
+			files[i].Data = seal.Close(filepath.Join(target, f.Name), f.Data)
+		}
 	}
 	err = keyfile.WriteFolder(target, files)
 	if errors.Is(err, fs.ErrExist) {
@@ -102,7 +112,11 @@ func newPair(template, parent *x509.Certificate, signer *ecdsa.PrivateKey, rando
 // read and need not be there. An [keyholder.Error] says what is wrong: code
 // NotFound if there is no authority, Denied if a key can be read by others
 // than its owner, Invalid if the files do not fit together.
-func Open(dir string) (*Authority, error) {
+func Open(dir string) (*Authority, error) { return OpenSealed(dir, nil) }
+
+// OpenSealed is Open for keys that [InitSealed] made or [keyfile.SealAll] has
+// sealed; Invalid also if they are not.
+func OpenSealed(dir string, seal *keyfile.Seal) (*Authority, error) {
 	path := filepath.Join(dir, folder)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, keyholder.Errorf(keyholder.NotFound, "there is no certificate authority in %s", dir).
@@ -119,7 +133,7 @@ func Open(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := keyfile.ReadPrivate(filepath.Join(path, issuingKeyFile))
+	keyPEM, err := keyfile.ReadSealed(filepath.Join(path, issuingKeyFile), seal)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +145,20 @@ func Open(dir string) (*Authority, error) {
 		return nil, err
 	}
 	return &Authority{root: root, issuing: issuing, key: key}, nil
+}
+
+// PrivateFiles lists the files of a data folder that [keyfile.SealAll] seals.
+func PrivateFiles(dir string) []string {
+	files := []string{filepath.Join(dir, folder, issuingKeyFile)}
+	if root := filepath.Join(dir, folder, rootKeyFile); fileExists(root) { // it may have been moved to a safe place
+		files = append(files, root)
+	}
+	return files
+}
+
+func fileExists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // checkAuthority refuses files that were mixed up, so that nothing is ever
