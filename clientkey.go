@@ -31,6 +31,15 @@ type ClientKey struct {
 	Key       crypto.PublicKey // *ecdsa.PublicKey (P-256), ed25519.PublicKey or *rsa.PublicKey (2048 to 4096 bits)
 }
 
+// verifies says whether signatures of an algorithm are made with the key. One
+// that names none is of RSA.
+func (k ClientKey) verifies(algorithm string) bool {
+	if k.Algorithm == "" {
+		return algorithm == "PS256" || algorithm == "RS256"
+	}
+	return k.Algorithm == algorithm
+}
+
 // ParseClientKeys reads the public keys of a client, a JWK set (RFC 7517 5) of
 // at most 32 KiB with one to eight keys, each with a kid of its own. A set that
 // holds anything private is refused as a whole. Errors are [Error] of code

@@ -158,7 +158,7 @@ func PermitAssertion(as Assertion, a App, issuer string, endpoints []string, now
 // names, for the algorithm it is signed with.
 func permitAssertionKey(as Assertion, a App) Verdict {
 	if !slices.ContainsFunc(a.Keys, func(k ClientKey) bool {
-		return (k.ID == as.KeyID || as.KeyID == "" && k.Algorithm != "") && (k.Algorithm == "" || k.Algorithm == as.Algorithm)
+		return (k.ID == as.KeyID || as.KeyID == "" && k.Algorithm != "") && k.verifies(as.Algorithm)
 	}) {
 		return deny(W4, "the app has no such key")
 	}
