@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomUUID } from 'node:crypto'
 import * as client from 'openid-client'
 import * as oauth from 'oauth4webapi'
-import { app, appFetch, byCertificate, done, issuer, plainFetch, refused, settings, signIn } from './party.mjs'
+import { app, appFetch, authenticationOf, byCertificate, done, issuer, plainFetch, refused, settings, signIn } from './party.mjs'
 
 const statuses = new URL('/fds/v2/statuses', settings.api)
 const base64url = (data) => Buffer.from(data).toString('base64url')
@@ -49,11 +49,7 @@ async function attack(token, pair, stranger) {
 }
 
 async function withOpenIDClient() {
-  const authentication = {
-    client_secret_basic: () => client.ClientSecretBasic(app.secret),
-    client_secret_post: () => client.ClientSecretPost(app.secret),
-    tls_client_auth: () => client.TlsClientAuth(),
-  }[app.method]()
+  const authentication = authenticationOf(client)
   const config = await client.discovery(issuer, app.id, undefined, authentication, { [client.customFetch]: appFetch })
   config[client.customFetch] = appFetch
   assert(config.serverMetadata().dpop_signing_alg_values_supported.includes('ES256'))
@@ -134,11 +130,7 @@ async function withOpenIDClient() {
 
 async function withOAuth4WebAPI() {
   const own = { client_id: app.id }
-  const authentication = {
-    client_secret_basic: () => oauth.ClientSecretBasic(app.secret),
-    client_secret_post: () => oauth.ClientSecretPost(app.secret),
-    tls_client_auth: () => oauth.TlsClientAuth(),
-  }[app.method]()
+  const authentication = authenticationOf(oauth)
   const pair = await oauth.generateKeyPair('ES256', { extractable: true })
   const options = { DPoP: oauth.DPoP(own, pair), [oauth.customFetch]: appFetch }
   const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, options))

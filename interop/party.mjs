@@ -11,7 +11,23 @@ import readline from 'node:readline'
 export const settings = JSON.parse(process.env.SETTINGS)
 export const issuer = new URL(settings.issuer)
 export const app = settings.app
-export const byCertificate = app.method === 'tls_client_auth'
+export const byCertificate = Boolean(app.cert) // and so are its tokens
+export const keepsRefreshToken = !app.secret
+
+// signingKey is the app's key for private_key_jwt.
+export const signingKey = app.jwk && {
+  key: await crypto.subtle.importKey('jwk', app.jwk, { name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign']),
+  kid: app.jwk.kid,
+}
+
+// authenticationOf chooses from the ways that a library has.
+export const authenticationOf = (library) => ({
+  client_secret_basic: () => library.ClientSecretBasic(app.secret),
+  client_secret_post: () => library.ClientSecretPost(app.secret),
+  private_key_jwt: () => library.PrivateKeyJwt(signingKey),
+  tls_client_auth: () => library.TlsClientAuth(),
+  self_signed_tls_client_auth: () => library.TlsClientAuth(),
+})[app.method]()
 
 const input = readline.createInterface({ input: process.stdin })
 const lines = input[Symbol.asyncIterator]()

@@ -3,15 +3,10 @@
 import assert from 'node:assert/strict'
 import * as client from 'openid-client'
 import * as oauth from 'oauth4webapi'
-import { app, appFetch, byCertificate, done, issuer, plainFetch, refused, settings, signIn } from './party.mjs'
+import { app, appFetch, authenticationOf, byCertificate, done, issuer, keepsRefreshToken, plainFetch, refused, settings, signIn } from './party.mjs'
 
 async function withOpenIDClient() {
-  const authentications = {
-    client_secret_basic: client.ClientSecretBasic(app.secret),
-    client_secret_post: client.ClientSecretPost(app.secret),
-    tls_client_auth: client.TlsClientAuth(),
-  }
-  const config = await client.discovery(issuer, app.id, undefined, authentications[app.method], { [client.customFetch]: appFetch })
+  const config = await client.discovery(issuer, app.id, undefined, authenticationOf(client), { [client.customFetch]: appFetch })
   config[client.customFetch] = appFetch
   client.enableNonRepudiationChecks(config)
   const gateway = await client.discovery(issuer, settings.gateway.id, undefined, client.ClientSecretBasic(settings.gateway.secret), {
@@ -43,9 +38,9 @@ async function withOpenIDClient() {
     assert(await active(tokens.first.access_token))
   }
 
-  // Refresh: kept by certificate, rotated by secret.
+  // Refresh: kept with a private key, rotated with a secret.
   const second = await client.refreshTokenGrant(config, tokens.first.refresh_token)
-  assert.equal(second.refresh_token === tokens.first.refresh_token, byCertificate)
+  assert.equal(second.refresh_token === tokens.first.refresh_token, keepsRefreshToken)
   const again = await client.refreshTokenGrant(config, tokens.first.refresh_token)
   assert.equal(again.refresh_token, second.refresh_token)
 
@@ -91,11 +86,7 @@ async function withOpenIDClient() {
 
 async function withOAuth4WebAPI() {
   const own = { client_id: app.id }
-  const authentication = {
-    client_secret_basic: () => oauth.ClientSecretBasic(app.secret),
-    client_secret_post: () => oauth.ClientSecretPost(app.secret),
-    tls_client_auth: () => oauth.TlsClientAuth(),
-  }[app.method]()
+  const authentication = authenticationOf(oauth)
   const options = { [oauth.customFetch]: appFetch }
   let as
   for (const algorithm of ['oidc', 'oauth2']) {
@@ -126,7 +117,7 @@ async function withOAuth4WebAPI() {
 
   const second = await oauth.processRefreshTokenResponse(as, own,
     await oauth.refreshTokenGrantRequest(as, own, authentication, first.refresh_token, options))
-  assert.equal(second.refresh_token === first.refresh_token, byCertificate)
+  assert.equal(second.refresh_token === first.refresh_token, keepsRefreshToken)
 
   const gateway = { client_id: settings.gateway.id }
   const introspect = async (token) => oauth.processIntrospectionResponse(as, gateway,

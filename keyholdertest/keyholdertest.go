@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"io"
 	"log/slog"
@@ -214,6 +215,22 @@ func (s *Server) AddApp(name string, auth keyholder.AuthMethod, redirectURI stri
 	a, err := s.admin.AddApp(s.t.Context(), q)
 	s.check(err)
 	return a.App, a.Secret
+}
+
+// RegisterApp registers an app as it is described, with the certificate in PEM
+// that it made itself, if it authenticates by one.
+func (s *Server) RegisterApp(app keyholder.App, certificate string) keyholder.App {
+	s.t.Helper()
+	q := console.NewApp{Name: app.Name, Profile: app.Profile, Grants: app.Grants, Authentication: app.Authentication, Certificate: certificate,
+		Pinned: app.Pinned, RedirectURIs: app.RedirectURIs, PushedOnly: app.PushedOnly}
+	if len(app.Keys) > 0 {
+		keys, err := json.Marshal(map[string]any{"keys": app.Keys})
+		s.check(err)
+		q.Keys = keys
+	}
+	a, err := s.admin.AddApp(s.t.Context(), q)
+	s.check(err)
+	return a.App
 }
 
 // AddSecret draws a secret for an app, provider or resource server.
