@@ -113,7 +113,7 @@ type Guard struct {
 	dialect     dialect
 	asker       *introspector // nil: tokens are verified by their signature
 	cache       *cache
-	base        string // where DPoP proofs must be for, without a path's last slash; empty: nowhere
+	base        string // what comes before the path in the address that a DPoP proof is for; empty: unknown
 	replays     *replays
 	endings     endings
 	thumbprints thumbprints

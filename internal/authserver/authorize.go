@@ -103,7 +103,7 @@ func (s *Server) unsupported(form url.Values) (code, description string) {
 		return string(goidc.ErrorCodeInvalidRequest), "code_challenge_method must be S256"
 	case form.Get(paramKey) != "" && !idForm.MatchString(form.Get(paramKey)):
 		return string(goidc.ErrorCodeInvalidRequest), "dpop_jkt must be the SHA-256 thumbprint of a key (RFC 7638)"
-	case !contains(s.audiences, form[paramResource]):
+	case !containsAll(s.audiences, form[paramResource]):
 		return invalidTarget, unknownTarget
 	case hasScope(form.Get("prompt"), "none"):
 		return string(goidc.ErrorCodeLoginRequired), "the owner's user must sign in"

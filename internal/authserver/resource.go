@@ -24,14 +24,14 @@ const invalidTarget = string(goidc.ErrorCodeInvalidTarget)
 // unknownTarget is what is told about a resource that is no audience of ours.
 const unknownTarget = "resource must be one of the audiences of this server, byte for byte"
 
-func contains(all, some []string) bool {
+func containsAll(all, some []string) bool {
 	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
 }
 
 // checkTarget refuses a request that names a resource which no token of this
 // server is for.
 func (s *Server) checkTarget(ex *exchange) *refusal {
-	if ex.endpoint == endpointToken && !contains(s.audiences, ex.form[paramResource]) {
+	if ex.endpoint == endpointToken && !containsAll(s.audiences, ex.form[paramResource]) {
 		return &refusal{http.StatusBadRequest, invalidTarget, unknownTarget}
 	}
 	return nil
@@ -50,7 +50,7 @@ func (s *Server) granted(g *goidc.Grant) []string {
 // narrow refuses a token request for a resource beyond those of its grant,
 // before the code or the refresh token is used up.
 func (s *Server) narrow(ex *exchange, g *goidc.Grant) error {
-	if granted := s.granted(g); len(granted) > 0 && contains(granted, ex.form[paramResource]) {
+	if granted := s.granted(g); len(granted) > 0 && containsAll(granted, ex.form[paramResource]) {
 		return nil
 	}
 	ex.refusal = &refusal{http.StatusBadRequest, invalidTarget, "the resource was not part of the authorization request"}
