@@ -20,7 +20,6 @@ import (
 	"sync"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -77,10 +76,11 @@ func (s *Store) start() {
 func openPool(path, extra string, conns int) (*sql.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=cache_size(-65536)" + extra
-	db, err := sql.Open("sqlite", dsn)
+	c, err := newPreparing(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
+	db := sql.OpenDB(c)
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db, nil
