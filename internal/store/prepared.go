@@ -18,6 +18,7 @@ const maxStatements = 256
 // costs as much as to run it. (The driver of PostgreSQL does so by itself.)
 type preparing struct{ driver.Connector }
 
+// newPreparing returns what opens them.
 func newPreparing(dsn string) (driver.Connector, error) {
 	c, err := sqlite.NewConnector(dsn)
 	if err != nil {
