@@ -48,7 +48,7 @@ type account struct {
 
 // routeAccount adds the account page.
 func (s *Server) routeAccount(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+accountPath, s.serveAccount)
+	mux.HandleFunc("GET "+accountPath, offerLanguages(s.serveAccount))
 	mux.HandleFunc("POST "+accountPath, s.serveAccount)
 	mux.HandleFunc("GET /passkey.js", s.serveScript)
 }
@@ -63,14 +63,14 @@ func (s *Server) serveAccount(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 	case r.Method != http.MethodPost:
-		err = a.show(http.StatusOK, "")
+		err = a.show(http.StatusOK, phrase{})
 	case subtle.ConstantTimeCompare([]byte(a.ex.form.Get("csrf")), []byte(a.token())) != 1:
-		a.refuse(http.StatusForbidden, "This form is not up to date", "the form's secret is missing or of another step")
+		a.refuse(http.StatusForbidden, "stale.title", "the form's secret is missing or of another step")
 	default:
 		err = a.post(a.ex.form.Get("action"))
 	}
 	if keyholder.CodeOf(err) == keyholder.Conflict {
-		a.refuse(http.StatusConflict, "This form is not up to date", err.Error())
+		a.refuse(http.StatusConflict, "stale.title", err.Error())
 		return
 	}
 	if err != nil {
@@ -82,18 +82,18 @@ func (s *Server) serveAccount(w http.ResponseWriter, r *http.Request) {
 // readForm reads a form that was sent from a page of ours.
 func (a *account) readForm() bool {
 	if err := http.NewCrossOriginProtection().Check(a.r); err != nil {
-		a.refuse(http.StatusForbidden, "This form came from another site", "cross-origin form")
+		a.refuse(http.StatusForbidden, "foreign-form.title", "cross-origin form")
 		return false
 	}
 	if readForm(a.ex, a.w, a.r) != nil {
-		a.refuse(http.StatusBadRequest, "This form could not be read", "malformed, repeated or oversize form")
+		a.refuse(http.StatusBadRequest, "unreadable.title", "malformed, repeated or oversize form")
 		return false
 	}
 	return true
 }
 
 func (a *account) refuse(status int, title, detail string) {
-	a.refusePage(a.w, a.r, a.ex, status, &message{Title: title, Text: "Nothing was done with it. Open your account page again.", Detail: detail})
+	a.refusePage(a.w, a.r, a.ex, status, &message{Title: title, Text: "again.account", Detail: detail})
 }
 
 // open reads what is kept for the browser's cookie. One that is not of ours is
@@ -165,6 +165,8 @@ func (a *account) keep(pending bool) error {
 	return a.ledger.SaveSession(a.r.Context(), next)
 }
 
+func (a *account) frame() frame { return a.pages.frame(a.r, "") }
+
 // post acts on a form.
 func (a *account) post(action string) error {
 	if a.state.SignedIn != 0 {
@@ -180,7 +182,7 @@ func (a *account) post(action string) error {
 		a.state = accountState{}
 		return errors.Join(a.keep(true), a.reload())
 	}
-	a.refuse(http.StatusBadRequest, "This form could not be read", "unknown action")
+	a.refuse(http.StatusBadRequest, "unreadable.title", "unknown action")
 	return nil
 }
 
@@ -201,7 +203,11 @@ func (a *account) present() error {
 	if complaint == nil {
 		return a.reload()
 	}
-	a.retryAfter(a.w, complaint)
+	if !complaint.until.IsZero() {
+		f := a.frame()
+		a.pages.locked(a.w, a.ledger.Now(), &page{frame: f, Action: accountPath, Until: complaint.until})
+		return nil
+	}
 	return a.show(complaint.status, complaint.text)
 }
 
@@ -251,9 +257,10 @@ func (a *account) reload() error {
 }
 
 // show answers with the page of the present step.
-func (a *account) show(status int, alert string) error {
+func (a *account) show(status int, alert phrase) error {
 	ctx, user := a.r.Context(), a.user()
-	p := page{Action: accountPath, Token: a.token(), Alert: alert, User: user.Login, Owner: a.ledger.Owner(user.Owner).Name, Passkeys: a.relyingParty != nil}
+	f := a.frame()
+	p := page{frame: f, Action: accountPath, Token: a.token(), Alert: f.Say(alert), User: user.Login, Owner: a.ledger.Owner(user.Owner).Name, Passkeys: a.relyingParty != nil}
 	if a.state.User == "" {
 		p.Login = a.ex.form.Get("login")
 		a.pages.signIn(a.w, status, &p)
@@ -288,7 +295,7 @@ func (a *account) overview(ctx context.Context, user keyholder.User, set keyhold
 		return v, err
 	}
 	for _, e := range events {
-		v.Events = append(v.Events, activity{At: stampText(e.At), What: a.describe(e)})
+		v.Events = append(v.Events, activity{At: e.At, What: a.describe(e)})
 	}
 	if !set.TOTP.IsZero() {
 		return v, nil

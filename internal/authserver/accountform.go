@@ -23,53 +23,51 @@ func (a *account) change(action string) error {
 	case "signout":
 		return a.signOut()
 	case "totp-begin":
-		return a.settle(nil, a.ledger.BeginTOTP(ctx, user), "")
+		return a.settle(nil, a.ledger.BeginTOTP(ctx, user), phrase{})
 	case "totp-confirm":
 		codes, err := a.ledger.ConfirmTOTP(ctx, user, form.Get("code"))
 		return a.settle(codes, err, wrongFactor(actionCode))
 	case "totp-remove":
-		return a.settle(nil, a.ledger.RemoveTOTP(ctx, user), "")
+		return a.settle(nil, a.ledger.RemoveTOTP(ctx, user), phrase{})
 	case "passkey-new":
 		options, err := a.beginRegistration(ctx, &a.state.attempt)
 		return a.sendOptions(options, err)
 	case "passkey-add":
 		codes, err := a.addPasskey(ctx, &a.state.attempt, strings.TrimSpace(form.Get("name")), form.Get("credential"))
-		return a.settle(codes, errors.Join(err, a.keep(true)), "The passkey was not accepted.")
+		return a.settle(codes, errors.Join(err, a.keep(true)), say("passkey.wrong"))
 	case "passkey-remove":
 		id, err := base64.RawURLEncoding.DecodeString(form.Get("id"))
 		if err != nil {
 			id = nil
 		}
-		return a.settle(nil, a.ledger.RemovePasskey(ctx, user, id), "")
+		return a.settle(nil, a.ledger.RemovePasskey(ctx, user, id), phrase{})
 	case "recovery-draw":
 		codes, err := a.ledger.DrawRecoveryCodes(ctx, user)
-		return a.settle(codes, err, "")
+		return a.settle(codes, err, phrase{})
 	case "password":
 		return a.changePassword(form.Get("present"), form.Get("next"))
 	}
-	a.refuse(http.StatusBadRequest, "This form could not be read", "unknown action")
+	a.refuse(http.StatusBadRequest, "unreadable.title", "unknown action")
 	return nil
 }
 
 // settle answers a change: with recovery codes to be noted, with the page as
 // it is now, or with a complaint.
-func (a *account) settle(codes []string, err error, denied string) error {
-	var e *keyholder.Error
+func (a *account) settle(codes []string, err error, denied phrase) error {
 	switch {
 	case !ledger.LockedUntil(err).IsZero():
-		locked := a.lockedOut(ledger.LockedUntil(err))
-		a.retryAfter(a.w, locked)
-		return a.show(locked.status, locked.text)
+		retryAfter(a.w, ledger.LockedUntil(err).Sub(a.ledger.Now()))
+		return a.show(http.StatusTooManyRequests, say("locked.alert", ledger.LockedUntil(err).Add(time.Minute)))
 	case keyholder.CodeOf(err) == keyholder.Denied:
 		return a.show(http.StatusForbidden, denied)
 	case keyholder.CodeOf(err) == keyholder.NotFound: // it is gone already, which is what was wanted
 		return a.reload()
-	case errors.As(err, &e) && (e.Code == keyholder.Invalid || e.Code == keyholder.Conflict):
-		return a.show(http.StatusBadRequest, sentence(e.Detail))
+	case keyholder.CodeOf(err) == keyholder.Invalid, keyholder.CodeOf(err) == keyholder.Conflict:
+		return a.show(http.StatusBadRequest, rule(a.ex.form.Get("action")))
 	case err != nil:
 		return err
 	case codes != nil:
-		a.pages.recovery(a.w, &recoveryPage{Codes: codes})
+		a.pages.recovery(a.w, &recoveryPage{Codes: codes, Back: accountPath, frame: a.frame()})
 		return nil
 	}
 	return a.reload()
@@ -83,7 +81,7 @@ func (a *account) changePassword(present, next string) error {
 		a.state.SignedIn = u.Renewed.UnixMicro()
 		err = a.keep(true)
 	}
-	return a.settle(nil, err, "The present password is wrong.")
+	return a.settle(nil, err, say("account.password-wrong"))
 }
 
 // overview is what the account page shows of a signed-in user.
@@ -96,7 +94,10 @@ type overview struct {
 }
 
 // activity is one line of what happened.
-type activity struct{ At, What string }
+type activity struct {
+	At   time.Time
+	What phrase
+}
 
 func (v *overview) setEnrolment(e ledger.TOTPEnrolment) {
 	for i := 0; i < len(e.Secret); i += 4 {
@@ -117,9 +118,6 @@ func (*accountPage) KeyID(k ledger.Passkey) string {
 	return base64.RawURLEncoding.EncodeToString(k.ID)
 }
 
-// Day writes a date for people.
-func (*accountPage) Day(t time.Time) string { return t.UTC().Format("2 January 2006") }
-
 // recoveryPage shows recovery codes this one time.
 type recoveryPage struct {
 	Codes []string
@@ -128,54 +126,56 @@ type recoveryPage struct {
 }
 
 func (p *pages) account(w http.ResponseWriter, status int, v *accountPage) {
-	v.frame = p.frame()
-	p.write(w, status, "account.html", policy{script: v.Passkeys, picture: v.Secret != ""}, v)
+	p.write(w, status, "account.html", policy{script: v.Passkeys, picture: v.Secret != ""}, v.frame, v)
 }
 
 func (p *pages) recovery(w http.ResponseWriter, v *recoveryPage) {
-	v.frame, v.Back = p.frame(), accountPath
-	p.write(w, http.StatusOK, "recovery.html", policy{}, v)
+	p.write(w, http.StatusOK, "recovery.html", policy{}, v.frame, v)
+}
+
+// rule says what keeps an action from being done as it was asked for.
+func rule(action string) phrase {
+	switch action {
+	case "password":
+		return say("account.password-rule")
+	case "passkey-add":
+		return say("account.name-rule")
+	}
+	return say("account.impossible")
+}
+
+// happened are the events about a sign-in that need no further word.
+var happened = map[keyholder.EventKind]string{
+	keyholder.EventSignedIn:           "event.signed-in",
+	keyholder.EventSignedOut:          "event.signed-out",
+	keyholder.EventFactorCloned:       "event.cloned",
+	keyholder.EventRecoveryCodesDrawn: "event.codes-drawn",
+	keyholder.EventPasswordChanged:    "event.password-changed",
+	keyholder.EventUserReset:          "event.reset",
+	keyholder.EventUserUnlocked:       "event.unlocked",
+	keyholder.EventUserDisabled:       "event.disabled",
+	keyholder.EventUserEnabled:        "event.enabled",
 }
 
 // describe says what happened, to the user it happened to.
-func (a *account) describe(e keyholder.Event) string {
-	factor := map[string]string{"password": "the password", "totp": "a code of the authenticator app", "recovery": "a recovery code",
-		"passkey": "a passkey", "synced_passkey": "a passkey"}[e.Detail["factor"]]
+func (a *account) describe(e keyholder.Event) phrase {
+	factor := say("name." + e.Detail["factor"])
 	switch e.Kind {
 	case keyholder.EventSignedIn:
 		if app := a.ledger.App(keyholder.AppID(e.Detail["at"])); app.ID != "" {
-			return "Signed in for " + app.Name
+			return say("event.signed-in-app", app.Name)
 		}
-		return "Signed in to this page"
 	case keyholder.EventSignInFailed:
-		return "Sign-in failed at " + factor
+		return say("event.failed", factor)
 	case keyholder.EventFactorAdded:
-		return "Set up: " + strings.Replace(factor, "a code of the", "the", 1)
+		return say("event.factor-added", factor)
 	case keyholder.EventFactorRemoved:
-		return "Removed: " + strings.Replace(factor, "a code of the", "the", 1)
-	case keyholder.EventFactorCloned:
-		return "A passkey was refused: it may have been copied"
-	case keyholder.EventRecoveryCodesDrawn:
-		return "New recovery codes were drawn"
-	case keyholder.EventPasswordChanged:
-		return "The password was changed"
-	case keyholder.EventUserReset:
-		return "The administrator reset your sign-in"
-	case keyholder.EventUserUnlocked:
-		return "The administrator ended a lock-out"
-	case keyholder.EventUserDisabled:
-		return "The administrator disabled your sign-in"
-	case keyholder.EventUserEnabled:
-		return "The administrator enabled your sign-in"
+		return say("event.factor-removed", factor)
 	}
-	return string(e.Kind)
-}
-
-func stampText(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
-
-// sentence makes a sentence of an error's detail.
-func sentence(detail string) string {
-	return strings.ToUpper(detail[:1]) + detail[1:] + "."
+	if key := happened[e.Kind]; key != "" {
+		return say(key)
+	}
+	return say("event.other", e.Kind)
 }
 
 // host is the issuer's host without the port.

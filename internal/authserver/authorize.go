@@ -30,8 +30,8 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		problem = s.checkRedirect(ex.form)
 	}
 	if problem != nil {
-		s.denials.record(r.Context(), ex, keyholder.EventDenied, string(goidc.ErrorCodeInvalidRequest), problem.Title)
-		s.pages.message(w, http.StatusBadRequest, problem)
+		s.denials.record(r.Context(), ex, keyholder.EventDenied, string(goidc.ErrorCodeInvalidRequest), allTexts[problem.Title][0])
+		s.pages.message(w, r, ex, http.StatusBadRequest, problem)
 		return
 	}
 	code, description := s.unsupported(ex.form)
@@ -49,7 +49,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 // readAuthorization reads the parameters, which stand in the address of a GET
 // or in the body of a POST, each once.
 func readAuthorization(ex *exchange, w http.ResponseWriter, r *http.Request) *message {
-	malformed := &message{Title: "This link is not complete", Text: "The app that sent you here made a mistake in its request. Go back to the app and try again; if it happens again, tell its makers.",
+	malformed := &message{Title: "incomplete.title", Text: "incomplete.text",
 		Detail: "the parameters of the authorization request are malformed or repeated"}
 	if r.Method == http.MethodGet {
 		q, err := url.ParseQuery(r.URL.RawQuery)
@@ -72,13 +72,11 @@ func readAuthorization(ex *exchange, w http.ResponseWriter, r *http.Request) *me
 func (s *Server) checkRedirect(form url.Values) *message {
 	app := s.ledger.App(keyholder.AppID(form.Get("client_id")))
 	if app.ID == "" || !app.Cut.IsZero() {
-		return &message{Title: "This app is not known here",
-			Text:   "The app that sent you here is not registered, or not any more. Nothing was shared.",
+		return &message{Title: "unknown-app.title", Text: "unknown-app.text",
 			Detail: "client_id names no app in force"}
 	}
 	if !slices.Contains(app.RedirectURIs, form.Get("redirect_uri")) {
-		return &message{Title: "This link does not lead back to the app",
-			Text:   "The address to return to is not one that the app has registered, so you are not sent there. Nothing was shared.",
+		return &message{Title: "no-way-back.title", Text: "no-way-back.text",
 			Detail: "redirect_uri is not registered for the app; it must be the same, byte for byte"}
 	}
 	return nil
@@ -118,7 +116,7 @@ func (s *Server) unsupported(form url.Values) (code, description string) {
 func (s *Server) redirectError(w http.ResponseWriter, r *http.Request, form url.Values, code, description string) {
 	u, err := url.Parse(form.Get("redirect_uri"))
 	if err != nil {
-		s.pages.message(w, http.StatusBadRequest, &message{Title: "This link does not lead back to the app", Text: "Nothing was shared."})
+		s.pages.message(w, r, &exchange{form: form}, http.StatusBadRequest, &message{Title: "no-way-back.title", Text: "no-way-back.text"})
 		return
 	}
 	q := u.Query()
@@ -138,13 +136,11 @@ func (s *Server) serveInteraction(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		// The forms are ours: one sent from another site is forged.
 		if err := http.NewCrossOriginProtection().Check(r); err != nil {
-			s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "This form came from another site",
-				Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "cross-origin form"})
+			s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "foreign-form.title", Text: "again.app", Detail: "cross-origin form"})
 			return
 		}
 		if readForm(ex, w, r) != nil {
-			s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "This form could not be read",
-				Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "malformed, repeated or oversize form"})
+			s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "unreadable.title", Text: "again.app", Detail: "malformed, repeated or oversize form"})
 			return
 		}
 	}
@@ -168,14 +164,13 @@ func (s *Server) faultPage(w http.ResponseWriter, r *http.Request, ex *exchange)
 	ref := newReference()
 	s.log.ErrorContext(r.Context(), "a sign-in failed", "reference", ref, "error", ex.fault)
 	w.Header().Set("Retry-After", "1")
-	s.pages.message(w, http.StatusServiceUnavailable, &message{Title: "Please try again in a moment",
-		Text: "The server could not answer. Nothing was shared.", Detail: "reference " + ref})
+	s.pages.message(w, r, ex, http.StatusServiceUnavailable, &message{Title: "fault.title", Text: "fault.text", Detail: "reference " + ref})
 }
 
 // refusePage shows and audits a refusal.
 func (s *Server) refusePage(w http.ResponseWriter, r *http.Request, ex *exchange, status int, m *message) {
 	s.denials.record(r.Context(), ex, keyholder.EventDenied, http.StatusText(status), m.Detail)
-	s.pages.message(w, status, m)
+	s.pages.message(w, r, ex, status, m)
 }
 
 // renderError is the library's way to show an error that must not be sent to
@@ -189,12 +184,10 @@ func (s *Server) renderError(w http.ResponseWriter, r *http.Request, err error) 
 		return nil // serveBrowser shows it
 	}
 	if ex.endpoint == endpointInteraction {
-		s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "This sign-in is over",
-			Text:   "It was finished already, or it took too long. If you wanted to share something, go back to the app and begin again.",
+		s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "over.title", Text: "over.text",
 			Detail: "the session is finished, expired or unknown"})
 		return nil
 	}
-	s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "The app's request was refused",
-		Text: "Nothing was shared. Go back to the app; if it happens again, tell its makers.", Detail: publicCause(err)})
+	s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "refused.title", Text: "refused.text", Detail: publicCause(err)})
 	return nil
 }

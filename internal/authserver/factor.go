@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -49,20 +48,8 @@ func (a *attempt) step() string {
 // complaint is what the user is told about a form that did not do.
 type complaint struct {
 	status int
-	text   string
-	until  time.Time // when the user may try again; zero: at once
-}
-
-// lockedOut is the complaint to a user who is locked out for a while.
-func (s *Server) lockedOut(until time.Time) *complaint {
-	return &complaint{http.StatusTooManyRequests, "Too many failed attempts. Try again after " + stampText(until.Add(time.Minute)) + ".", until}
-}
-
-// retryAfter tells the browser, too, when the user may try again.
-func (s *Server) retryAfter(w http.ResponseWriter, c *complaint) {
-	if !c.until.IsZero() {
-		w.Header().Set("Retry-After", strconv.Itoa(1+int(c.until.Sub(s.ledger.Now()).Seconds())))
-	}
+	text   phrase
+	until  time.Time // when a locked user may try again; the rest does not count then
 }
 
 // present takes a form of a sign-in, adds what it presents to the attempt and
@@ -74,15 +61,15 @@ func (s *Server) present(ctx context.Context, a *attempt, form url.Values, at st
 	user, factor, err := s.check(ctx, a, form)
 	switch {
 	case !ledger.LockedUntil(err).IsZero():
-		return false, s.lockedOut(ledger.LockedUntil(err)), nil
+		return false, &complaint{until: ledger.LockedUntil(err)}, nil
 	case keyholder.CodeOf(err) == keyholder.Denied, keyholder.CodeOf(err) == keyholder.NotFound: // a passkey removed at this moment
-		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action")), time.Time{}}, nil
+		return false, &complaint{status: http.StatusForbidden, text: wrongFactor(form.Get("action"))}, nil
 	case err != nil:
 		return false, nil, err
 	}
 	u := s.ledger.User(user)
 	if !keyholder.PermitSession(u, time.UnixMicro(a.Began)).Allowed { // a disabled user is not asked for more
-		return false, &complaint{http.StatusForbidden, wrongFactor(form.Get("action")), time.Time{}}, nil
+		return false, &complaint{status: http.StatusForbidden, text: wrongFactor(form.Get("action"))}, nil
 	}
 	a.User, a.Presented = user, append(a.Presented, factor)
 	err = s.ledger.SignIn(ctx, user, a.Presented, policy(u), at)
@@ -111,14 +98,14 @@ func (s *Server) check(ctx context.Context, a *attempt, form url.Values) (keyhol
 	return "", "", keyholder.Errorf(keyholder.Denied, "the form is of another step")
 }
 
-func wrongFactor(action string) string {
+func wrongFactor(action string) phrase {
 	switch action {
 	case actionCode, actionRecovery:
-		return "The code is wrong, or it was used before."
+		return say("code.wrong")
 	case actionPasskey:
-		return "The passkey was not accepted."
+		return say("passkey.wrong")
 	}
-	return "The login or the password is wrong."
+	return say("signin.wrong")
 }
 
 // isFactor says whether a form presents a factor.

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -45,8 +46,7 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 	}
 	step := &interaction{Server: s, w: w, r: r, ex: ex, as: as, app: s.ledger.App(keyholder.AppID(c.ID))}
 	if !step.sameBrowser() {
-		s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "This sign-in belongs to another browser",
-			Text: "Go back to the app and begin again in this one.", Detail: "the sign-in was begun in another browser, or its cookie is gone"})
+		s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "other-browser.title", Text: "other-browser.text", Detail: "the sign-in was begun in another browser, or its cookie is gone"})
 		return goidc.StatusPending, nil
 	}
 	if err := step.open(); err != nil {
@@ -54,7 +54,7 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 		return goidc.StatusPending, nil
 	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		step.show(http.StatusOK, "")
+		step.show(http.StatusOK, phrase{})
 		return goidc.StatusPending, nil
 	}
 	return step.post(), nil
@@ -68,7 +68,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, as *goidc.AuthnSe
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie.Value, Path: "/", Secure: true, HttpOnly: true,
 		SameSite: http.SameSiteLaxMode, MaxAge: int(sessionLifetime.Seconds())})
-	as.Store = map[string]any{keyStep: stepSignIn, keyBrowser: hashText(cookie.Value)}
+	as.Store = map[string]any{keyStep: stepSignIn, keyBrowser: hashText(cookie.Value), keyLanguages: exchangeOf(r.Context()).form.Get("ui_locales")}
 	http.Redirect(w, r, sessionPath(as.ID), http.StatusSeeOther)
 	return goidc.StatusPending
 }
@@ -140,15 +140,30 @@ func (i *interaction) sameBrowser() bool {
 func (i *interaction) token() string {
 	mac := hmac.New(sha256.New, []byte(i.cookie))
 	mac.Write([]byte("form\x00" + i.as.ID + "\x00" + i.text(keyStep)))
+	if i.text(keyStep) == stepConsent {
+		i.signShown(mac)
+	}
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
+
+// signShown makes the token one of a page that showed the consents as they are
+// narrowed now: what somebody was not shown they do not give.
+func (i *interaction) signShown(mac hash.Hash) {
+	for _, a := range i.agreements(i.ledger.User(keyholder.UserID(i.text(keyUser)))) {
+		if scope := i.ledger.ConsentTo(a.ID, i.app.ID).Scope; len(scope) > 0 {
+			fmt.Fprintf(mac, "\x00%s %q", a.ID, scope)
+		}
+	}
+}
+
+// frame is what the pages of this sign-in have around them.
+func (i *interaction) frame() frame { return i.pages.frame(i.r, i.text(keyLanguages)) }
 
 // post acts on a form.
 func (i *interaction) post() goidc.Status {
 	form := i.ex.form
 	if subtle.ConstantTimeCompare([]byte(form.Get("csrf")), []byte(i.token())) != 1 {
-		i.refusePage(i.w, i.r, i.ex, http.StatusForbidden, &message{Title: "This form is not up to date",
-			Text: "Nothing was done with it. Go back to the app and begin again.", Detail: "the form's secret is missing or of another step"})
+		i.refusePage(i.w, i.r, i.ex, http.StatusForbidden, &message{Title: "stale.title", Text: "again.app", Detail: "the form's secret is missing or of another step"})
 		return goidc.StatusPending
 	}
 	switch action := form.Get("action"); {
@@ -163,8 +178,7 @@ func (i *interaction) post() goidc.Status {
 	case action == "share" && i.text(keyStep) == stepConsent:
 		return i.share(keyholder.AgreementID(form.Get("agreement")))
 	}
-	i.refusePage(i.w, i.r, i.ex, http.StatusBadRequest, &message{Title: "This form could not be read",
-		Text: "Nothing was done with it.", Detail: "unknown action"})
+	i.refusePage(i.w, i.r, i.ex, http.StatusBadRequest, &message{Title: "unreadable.title", Text: "again.app", Detail: "unknown action"})
 	return goidc.StatusPending
 }
 
@@ -190,7 +204,10 @@ func (i *interaction) present() goidc.Status {
 		err = i.keep()
 	}
 	if complaint != nil {
-		i.retryAfter(i.w, complaint)
+		if !complaint.until.IsZero() {
+			i.pages.locked(i.w, i.ledger.Now(), &page{frame: i.frame(), Action: sessionPath(i.as.ID), Until: complaint.until})
+			return goidc.StatusPending
+		}
 		i.show(complaint.status, complaint.text)
 		return goidc.StatusPending
 	}
@@ -240,7 +257,7 @@ func (i *interaction) agreements(u keyholder.User) []keyholder.Agreement {
 // subscription it created.
 func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
 	if id == "" {
-		i.show(http.StatusBadRequest, "Choose which agreement to share.")
+		i.show(http.StatusBadRequest, say("consent.choose-first"))
 		return goidc.StatusPending
 	}
 	user := keyholder.UserID(i.text(keyUser))
@@ -250,7 +267,7 @@ func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
 	switch keyholder.CodeOf(err) {
 	case keyholder.Denied, keyholder.Invalid, keyholder.NotFound, keyholder.Conflict:
 		i.denials.record(i.r.Context(), i.ex, keyholder.EventDenied, string(goidc.ErrorCodeAccessDenied), err.Error())
-		i.show(http.StatusForbidden, "That agreement cannot be shared (any more).")
+		i.show(http.StatusForbidden, say("consent.gone"))
 		return goidc.StatusPending
 	}
 	if err != nil {
@@ -274,12 +291,14 @@ func grantedScope(requested string) string {
 }
 
 // show answers with the page of the present step.
-func (i *interaction) show(status int, alert string) {
+func (i *interaction) show(status int, alert phrase) {
+	f := i.frame()
 	p := page{
+		frame:    f,
 		App:      i.app.Name,
 		Action:   sessionPath(i.as.ID),
 		Token:    i.token(),
-		Alert:    alert,
+		Alert:    f.Say(alert),
 		Redirect: redirectSource(i.as.RedirectURI),
 	}
 	p.Passkeys = i.relyingParty != nil
@@ -295,7 +314,8 @@ func (i *interaction) show(status int, alert string) {
 	user := i.ledger.User(keyholder.UserID(i.text(keyUser)))
 	p.User, p.Owner = user.Login, i.ledger.Owner(user.Owner).Name
 	for _, a := range i.agreements(user) {
-		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose, Until: untilText(a.End)})
+		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose, Until: a.End,
+			Kinds: i.ledger.ConsentTo(a.ID, i.app.ID).Scope})
 	}
 	i.pages.consent(i.w, status, &p)
 }

@@ -233,7 +233,8 @@ const (
 	keyAttempt      = "attempt"   // of a user who is not signed in yet
 	keyUser         = "user"
 	keyStep         = "step"
-	keyBrowser      = "browser" // hash of the browser's cookie
+	keyLanguages    = "languages" // that the app asked for
+	keyBrowser      = "browser"   // hash of the browser's cookie
 )
 
 // paramSubscription is the parameter of a client_credentials request that

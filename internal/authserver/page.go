@@ -8,7 +8,13 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/text/language"
+	"golang.org/x/text/language/display"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -35,7 +41,8 @@ type page struct {
 	Login    string // as typed
 	Action   string // address the form is sent to
 	Token    string // secret of the form
-	Alert    string
+	Alert    template.HTML
+	Until    time.Time // when a locked user may try again
 	Choices  []choice
 	Passkeys bool              // whether a passkey can be used here
 	Factors  keyholder.Factors // that the user has set up
@@ -48,20 +55,43 @@ type choice struct {
 	ID       keyholder.AgreementID
 	Provider string
 	Purpose  string
-	Until    string
+	Until    time.Time        // zero: open
+	Kinds    []keyholder.Kind // to which the consent was narrowed; none: everything
+}
+
+// Narrowed returns the kinds that the only agreement to choose is narrowed to.
+func (p *page) Narrowed() []keyholder.Kind {
+	if len(p.Choices) != 1 {
+		return nil
+	}
+	return p.Choices[0].Kinds
+}
+
+// Kind writes what items of a kind are.
+func (l lingo) Kind(k keyholder.Kind) template.HTML { return l.Say(say("kind." + string(k))) }
+
+// InWords lists kinds of items.
+func (l lingo) InWords(kinds []keyholder.Kind) template.HTML {
+	words := make([]string, len(kinds))
+	for i, k := range kinds {
+		words[i] = string(l.Kind(k))
+	}
+	return template.HTML(strings.Join(words, ", "))
 }
 
 // message is a page that only says something.
 type message struct {
-	Title  string
-	Text   string
+	Title  string // key of the texts
+	Text   string // key of the texts
 	Detail string // for those who help the user; holds nothing secret
 }
 
 // frame is what every page needs.
 type frame struct {
-	Style template.CSS
-	Host  string
+	lingo
+	Style  template.CSS
+	Host   string
+	Others []language.Tag // in which the same address can be read too
 }
 
 func newPages(issuer string) (*pages, error) {
@@ -83,33 +113,51 @@ func newPages(issuer string) (*pages, error) {
 }
 
 func (p *pages) signIn(w http.ResponseWriter, status int, v *page) {
-	v.frame = p.frame()
-	p.write(w, status, "signin.html", policy{redirect: v.Redirect, script: v.Passkeys}, v)
+	p.write(w, status, "signin.html", policy{redirect: v.Redirect, script: v.Passkeys}, v.frame, v)
 }
 
 func (p *pages) factor(w http.ResponseWriter, status int, v *page) {
-	v.frame = p.frame()
-	p.write(w, status, "factor.html", policy{redirect: v.Redirect, script: v.Passkeys}, v)
+	p.write(w, status, "factor.html", policy{redirect: v.Redirect, script: v.Passkeys}, v.frame, v)
 }
 
 func (p *pages) enrol(w http.ResponseWriter, status int, v *page) {
-	v.frame = p.frame()
-	p.write(w, status, "enrol.html", policy{redirect: v.Redirect}, v)
+	p.write(w, status, "enrol.html", policy{redirect: v.Redirect}, v.frame, v)
 }
 
 func (p *pages) consent(w http.ResponseWriter, status int, v *page) {
-	v.frame = p.frame()
-	p.write(w, status, "consent.html", policy{redirect: v.Redirect}, v)
+	p.write(w, status, "consent.html", policy{redirect: v.Redirect}, v.frame, v)
 }
 
-func (p *pages) message(w http.ResponseWriter, status int, m *message) {
-	p.write(w, status, "message.html", policy{}, struct {
+// locked says until when a sign-in is locked, in whole minutes.
+func (p *pages) locked(w http.ResponseWriter, now time.Time, v *page) {
+	retryAfter(w, v.Until.Sub(now))
+	v.Until = v.Until.Add(time.Minute)
+	p.write(w, http.StatusTooManyRequests, "locked.html", policy{}, v.frame, v)
+}
+
+// retryAfter tells the browser when to come back.
+func retryAfter(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", strconv.Itoa(1+int(wait.Seconds())))
+}
+
+func (p *pages) message(w http.ResponseWriter, r *http.Request, ex *exchange, status int, m *message) {
+	f := p.frame(r, ex.form.Get("ui_locales"))
+	f.Others = nil // its address may be that of a request which must not be made again
+	p.write(w, status, "message.html", policy{}, f, struct {
 		*message
 		frame
-	}{m, p.frame()})
+	}{m, f})
 }
 
-func (p *pages) frame() frame { return frame{p.style, p.host} }
+// frame returns the frame for a reader; uiLocales are the languages that an app
+// asked for.
+func (p *pages) frame(r *http.Request, uiLocales string) frame {
+	l := languageOf(r, uiLocales)
+	return frame{l, p.style, p.host, slices.Delete(slices.Clone(languages), int(l), int(l)+1)}
+}
+
+// Name is what a language calls itself.
+func (frame) Name(t language.Tag) string { return display.Self.Name(t) }
 
 // policy is what a page needs beyond what every page may.
 type policy struct {
@@ -131,7 +179,7 @@ func (y policy) with(styleHash string) string {
 }
 
 // write renders a page.
-func (p *pages) write(w http.ResponseWriter, status int, name string, y policy, v any) {
+func (p *pages) write(w http.ResponseWriter, status int, name string, y policy, f frame, v any) {
 	var b bytes.Buffer
 	if err := p.templates.ExecuteTemplate(&b, name, v); err != nil {
 		http.Error(w, "internal error", http.StatusInternalServerError)
@@ -139,15 +187,8 @@ func (p *pages) write(w http.ResponseWriter, status int, name string, y policy, 
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Language", f.Lang())
 	h.Set("Content-Security-Policy", y.with(p.styleHash))
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())
-}
-
-// untilText says when an agreement ends by itself.
-func untilText(end time.Time) string {
-	if end.IsZero() {
-		return ""
-	}
-	return end.UTC().Format("2 January 2006, 15:04 UTC")
 }

@@ -89,7 +89,7 @@ func (s *Server) takePushed(ex *exchange, r *http.Request) (*http.Request, *mess
 	}
 	switch keyholder.CodeOf(err) {
 	case keyholder.NotFound, keyholder.Conflict:
-		return r, &message{Title: "This link is used up", Text: "It works once, and only for a minute. Nothing was shared. Go back to the app and begin again.",
+		return r, &message{Title: "used-up.title", Text: "used-up.text",
 			Detail: "request_uri is unknown, used, expired or of another client"}
 	}
 	if err == nil {

@@ -240,7 +240,7 @@ func TestSignInAndRefusal(t *testing.T) {
 		t.Errorf("%d failures audited, want 5", n)
 	}
 	b.pass(time.Minute)
-	w.submit("action", "signin", "login", b.user.Login, "password", password).submit("action", "refuse")
+	w.open(address).submit("action", "signin", "login", b.user.Login, "password", password).submit("action", "refuse")
 	denied := func(what string) {
 		t.Helper()
 		if w.left == nil || w.left.Query().Get("error") != "access_denied" || w.left.Query().Get("iss") != b.issuer || w.left.Query().Has("code") {

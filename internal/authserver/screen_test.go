@@ -21,7 +21,7 @@ import (
 
 // Ensure that a real browser, on a desktop and on a phone, shows the pages
 // without sideways scrolling, can be used with the keyboard alone, and is let
-// back to the app by the content security policy. With SCREENSHOTS set to a
+// back to the app by the content security policy, in both languages. With SCREENSHOTS set to a
 // folder, pictures of all pages are left there.
 func TestPagesInBrowser(t *testing.T) {
 	path := keyholdertest.RequireProgram(t, "chromium")
@@ -35,14 +35,20 @@ func TestPagesInBrowser(t *testing.T) {
 		name          string
 		width, height int64
 		dark          bool
-	}{{"desktop", 1280, 800, false}, {"phone", 390, 844, false}, {"desktop dark", 1280, 800, true}, {"phone dark", 390, 844, true}} {
+		language      string
+	}{{"desktop", 1280, 800, false, "en"}, {"phone", 390, 844, false, "en"}, {"desktop German", 1280, 800, false, "de"}, {"phone German", 390, 844, false, "de"},
+		{"desktop dark", 1280, 800, true, "en"}, {"phone dark", 390, 844, true, "de"}} {
 		if device.dark && os.Getenv("SCREENSHOTS") == "" {
 			continue // the same pages in other colours
 		}
 		t.Run(device.name, func(t *testing.T) {
 			s := newScreen(t, path, device.width, device.height, device.dark)
-			query := with(authorization(app), "redirect_uri", app.RedirectURIs[0]).Encode()
+			query := with(authorization(app), "redirect_uri", app.RedirectURIs[0], "ui_locales", device.language).Encode()
 			s.visit(b.issuer+"/authorize?"+query, "#login")
+			for _, other := range []string{map[string]string{"en": "de", "de": "en"}[device.language], device.language} {
+				s.run(chromedp.Focus(`a[hreflang="`+other+`"]`), chromedp.KeyEvent("\r"))
+				s.wait(`html[lang="` + other + `"] #login`)
+			}
 			s.picture("signin")
 			s.enter("#login", b.user.Login)
 			s.enter("#password", "not the password\r")
@@ -68,6 +74,24 @@ func TestPagesInBrowser(t *testing.T) {
 			s.run(chromedp.Click(`button[value="refuse"]`))
 			s.wait("#thanks")
 			must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(more.ID)}, "test"))
+
+			for range 8 {
+				_, _ = b.ledger.CheckPassword(t.Context(), b.user.Login, "not the password")
+				b.pass(15 * time.Second)
+			}
+			_, _ = b.ledger.CheckPassword(t.Context(), b.user.Login, "not the password")
+			s.visit(b.issuer+"/account", "#login")
+			s.enter("#login", b.user.Login)
+			s.enter("#password", "not the password\r")
+			s.wait(`.button[href="/account"]`)
+			s.picture("locked")
+			must(b.ledger.UnlockUser(t.Context(), "administrator", b.user.ID))
+			s.run(chromedp.Focus(".button"), chromedp.KeyEvent("\r"))
+			s.wait("#login")
+			s.enter("#login", b.user.Login)
+			s.enter("#password", password+"\r")
+			s.wait(`button[value="signout"]`)
+			s.picture("account")
 		})
 	}
 	must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(b.agreement.ID)}, "test"))

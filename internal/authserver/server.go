@@ -184,7 +184,7 @@ func (s *Server) routeTokens(mux *http.ServeMux) {
 	s.routeAccount(mux)
 	mux.HandleFunc("GET /authorize", s.serveAuthorize)
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
-	mux.HandleFunc("GET /authorize/{session}", s.serveInteraction)
+	mux.HandleFunc("GET /authorize/{session}", offerLanguages(s.serveInteraction))
 	mux.HandleFunc("POST /authorize/{session}", s.serveInteraction)
 	for _, e := range clientEndpoints {
 		mux.HandleFunc("POST /"+string(e), func(w http.ResponseWriter, r *http.Request) { s.serveClient(e, w, r) })

@@ -1,0 +1,4 @@
+package authserver
+
+// Texts are the sentences of the pages.
+var Texts = allTexts
