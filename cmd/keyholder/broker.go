@@ -15,23 +15,28 @@ import (
 func runBrokerConfig(_ context.Context, env *environment, args []string) error {
 	f := newFlags(env, "broker config", `
 Generates the configuration of an MQTT broker that asks Keyholder for every
-right: KIND is rabbitmq. The broker must also stand in keyholder.yaml, under
-external_brokers; docs/brokers says what is enforced, and how to begin. With
--out the files are written into a new folder, otherwise they are printed.
+right (KIND rabbitmq), or takes the rights as files (KIND mosquitto). The broker
+must also stand in keyholder.yaml, under external_brokers; docs/brokers says
+what is enforced, and how to begin. With -out the files are written into a new
+folder, otherwise they are printed. Mosquitto needs neither -permits nor
+-issuer.
 
 example:
   $ keyholder broker config rabbitmq -name mq -permits https://keyholder.example:8445 -issuer https://keyholder.example:8443 -folder /etc/rabbitmq/keyholder -out mq`, "KIND")
 	name := f.need("name", "`NAME` of the broker in keyholder.yaml")
-	permits := f.need("permits", "`URL`: https address of listen.permits, as the broker reaches it")
-	issuer := f.need("issuer", "`URL`: https address of the authorization server, which publishes the revocation list")
+	permits := f.value("permits", "`URL`: https address of listen.permits, as the broker reaches it")
+	issuer := f.value("issuer", "`URL`: https address of the authorization server, which publishes the revocation list")
 	folder := f.need("folder", "`DIR` on the broker's machine, for these files, certificates and keys")
 	mqtt := f.value("mqtt", "`ADDRESS` where MQTT listens: port or IP:port (default 8883)")
-	management := f.value("management", "`ADDRESS` of the management API: port or IP:port (default 15671)")
+	management := f.value("management", "`ADDRESS` of the management API: port or IP:port (default 15671, Mosquitto 8884)")
 	nodes := f.values("node", "`NODE` of a cluster, for example rabbit@mq1")
 	out := f.value("out", "`DIR`: new folder for the files")
 	kind, err := f.parse(args)
 	if err != nil {
 		return err
+	}
+	if external.Kind(kind[0]) == external.Mosquitto && *management == "" {
+		*management = "8884"
 	}
 	files, err := external.Generate(external.Kind(kind[0]), external.Plan{Name: *name, Callback: *permits, Issuer: *issuer, Folder: *folder, MQTT: cmp.Or(*mqtt, "8883"),
 		Management: cmp.Or(*management, "15671"), Nodes: *nodes})

@@ -257,7 +257,8 @@ func (d *Daemon) openPermits(o Options) error {
 		return nil
 	}
 	var err error
-	if d.permits, err = external.New(external.Config{Ledger: d.ledger, Brokers: o.Config.ExternalBrokers, Dir: o.Dir, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+	if d.permits, err = external.New(external.Config{Ledger: d.ledger, Brokers: o.Config.ExternalBrokers, Dir: o.Dir,
+		Revoked: func() ([]byte, error) { return d.pki.CRL(d.ledger.ListRevoked(), d.ledger.Now()) }, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	for _, b := range d.permits.Brokers() {

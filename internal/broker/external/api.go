@@ -2,6 +2,7 @@ package external
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -19,6 +20,18 @@ type api struct {
 	account   account
 }
 
+// newAPI follows no redirect: the secret is for the addresses of the settings
+// only.
+func newAPI(s Setting, secured *tls.Config, a account) api {
+	return api{addresses: s.API, account: a, client: &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: secured, MaxIdleConnsPerHost: parallel},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// refresh has nothing to do: the broker asks for every right.
+func (api) refresh(context.Context) error { return nil }
+
 // maxAnswer bounds an answer of a management API: a list of 100,000 clients.
 const maxAnswer = 32 << 20
 
@@ -32,20 +45,16 @@ func (a api) remove(ctx context.Context, path string) error {
 	return a.call(ctx, http.MethodDelete, path, func(io.Reader) error { return nil })
 }
 
-// call asks the nodes one after the other until one answers.
+// call asks the nodes one after the other until one answers. The error is that
+// of the last one.
 func (a api) call(ctx context.Context, method, path string, read func(io.Reader) error) error {
-	var errs []error
+	var err error
 	for _, address := range a.addresses {
-		err := a.callNode(ctx, method, address+path, read)
-		if err == nil {
-			return nil
-		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
+		if err = a.callNode(ctx, method, address+path, read); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (a api) callNode(ctx context.Context, method, url string, read func(io.Reader) error) error {

@@ -91,7 +91,7 @@ func (b *Broker) emqxAuthorize(q emqxQuestion) keyholder.Verdict {
 // emqx carries ends to EMQX 5 by its REST API. Kicking a client out also
 // removes its session.
 type emqx struct {
-	api api
+	api
 }
 
 func (e *emqx) end(ctx context.Context, clients []string, _ map[string]bool) (int, error) {
@@ -100,10 +100,10 @@ func (e *emqx) end(ctx context.Context, clients []string, _ map[string]bool) (in
 		var before struct {
 			Connected bool `json:"connected"`
 		}
-		if err := e.api.get(ctx, path, &before); err != nil {
+		if err := e.get(ctx, path, &before); err != nil {
 			return 0, err
 		}
-		if err := e.api.remove(ctx, path); err != nil {
+		if err := e.remove(ctx, path); err != nil {
 			return 0, err
 		}
 		if before.Connected {
@@ -128,7 +128,7 @@ func (e *emqx) clients(ctx context.Context) (map[string]bool, error) {
 				HasNext bool `json:"hasnext"`
 			} `json:"meta"`
 		}
-		if err := e.api.get(ctx, fmt.Sprintf("/api/v5/clients?limit=%d&page=%d", emqxPage, page), &answer); err != nil {
+		if err := e.get(ctx, fmt.Sprintf("/api/v5/clients?limit=%d&page=%d", emqxPage, page), &answer); err != nil {
 			return nil, err
 		}
 		for _, c := range answer.Data {

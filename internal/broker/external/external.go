@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -23,14 +24,15 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
-// Config says what a door needs. Ledger and Brokers are required.
+// Config says what a door needs. Ledger, Brokers and Revoked are required.
 type Config struct {
 	Ledger  *ledger.Ledger
 	Brokers []Setting
-	Dir     string               // relative file names are looked for in it
-	TLS     keyholder.TLSProfile // of the connections to the brokers; "": strict
-	Log     *slog.Logger         // nil: slog.Default
-	Now     func() time.Time     // nil: the ledger's
+	Dir     string                 // relative file names are looked for in it
+	Revoked func() ([]byte, error) // the present revocation list, in DER
+	TLS     keyholder.TLSProfile   // of the connections to the brokers; "": strict
+	Log     *slog.Logger           // nil: slog.Default
+	Now     func() time.Time       // nil: the ledger's
 }
 
 // Door answers external brokers and carries cuts to them. Its methods are safe
@@ -41,6 +43,7 @@ type Door struct {
 	now     func() time.Time
 	brokers []*Broker
 	denials denials
+	changes atomic.Int64 // events of the ledger so far
 }
 
 // Broker is one external broker: a plane of the cut.
@@ -64,6 +67,8 @@ type driver interface {
 	// clients lists the IDs of clients that have a queue or are connected, true
 	// for these.
 	clients(ctx context.Context) (map[string]bool, error)
+	// refresh brings the broker what it keeps of the rights itself.
+	refresh(ctx context.Context) error
 }
 
 // account is what Keyholder signs in with at a broker.
@@ -76,6 +81,9 @@ type account struct {
 func New(cfg Config) (*Door, error) {
 	if cfg.Ledger == nil || len(cfg.Brokers) == 0 {
 		return nil, errors.New("open the door for external brokers: a ledger and a broker are needed")
+	}
+	if cfg.Revoked == nil {
+		return nil, errors.New("open the door for external brokers: a revocation list is needed")
 	}
 	if err := CheckSettings(cfg.Brokers); err != nil {
 		return nil, err
@@ -95,6 +103,7 @@ func New(cfg Config) (*Door, error) {
 		}
 		d.brokers = append(d.brokers, b)
 	}
+	d.ledger.Follow(func(keyholder.Event) { d.changes.Add(1) })
 	return d, nil
 }
 
@@ -107,20 +116,24 @@ func (d *Door) open(s Setting, cfg Config) (*Broker, error) {
 	if b.account, err = newAccount(s.User, secret); err != nil {
 		return nil, err
 	}
-	if b.callers, err = readCallers(s, cfg.Dir); err != nil {
-		return nil, err
+	if s.Kind != Mosquitto {
+		if b.callers, err = readCallers(s, cfg.Dir); err != nil {
+			return nil, err
+		}
 	}
-	client, err := s.client(cfg)
+	secured, err := s.tls(cfg)
 	if err != nil {
 		return nil, err
 	}
 	switch s.Kind {
 	case RabbitMQ:
-		b.driver = &rabbitmq{api: api{addresses: s.API, client: client, account: b.account}}
+		b.driver = &rabbitmq{newAPI(s, secured, b.account)}
 	case EMQX:
-		b.driver = &emqx{api: api{addresses: s.API, client: client, account: b.account}}
+		b.driver = &emqx{newAPI(s, secured, b.account)}
+	case Mosquitto:
+		b.driver, err = newMosquitto(d, s, cfg, b.account, secured)
 	}
-	return b, nil
+	return b, err
 }
 
 // readCallers reads the certificates that the nodes of a broker present.
@@ -190,10 +203,13 @@ func (d *Door) Handler() http.Handler {
 
 // questions are the paths below a broker's name.
 func (b *Broker) questions() map[string]http.HandlerFunc {
-	if _, ok := b.driver.(*emqx); ok {
+	switch b.driver.(type) {
+	case *rabbitmq:
+		return b.rabbitQuestions()
+	case *emqx:
 		return b.emqxQuestions()
 	}
-	return b.rabbitQuestions()
+	return nil // Mosquitto asks nothing
 }
 
 // maxQuestion bounds the body of a question: a topic, an ID and names.
@@ -232,13 +248,16 @@ func (d *Door) Run(ctx context.Context) error {
 const (
 	retryEvery = time.Second
 	sweepEvery = 15 * time.Second
-	callLimit  = 5 * time.Second
+	callLimit  = 20 * time.Second // RabbitMQ waits long for the lost node of a queue's three
 )
 
 func (b *Broker) run(ctx context.Context) {
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
 	for n := 0; ; n++ {
+		if err := b.driver.refresh(ctx); err != nil {
+			b.door.log.Error("an external broker does not get the rights", "broker", b.name, "error", reason(err), "cause", err)
+		}
 		b.retry(ctx)
 		if n%int(sweepEvery/retryEvery) == 0 {
 			b.sweep(ctx)

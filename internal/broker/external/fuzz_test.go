@@ -62,7 +62,7 @@ func newDoor(f *testing.F) (http.Handler, known, *tls.ConnectionState) {
 	for name, kind := range map[string]external.Kind{"mq": external.RabbitMQ, "emq": external.EMQX} {
 		settings = append(settings, external.Setting{Name: name, Kind: kind, API: []string{"https://127.0.0.1:1"}, User: "keyholder", SecretFile: "s.secret", CallersFile: "callers.pem"})
 	}
-	d := must(external.New(external.Config{Ledger: l, Brokers: settings, Dir: dir, Log: slog.New(slog.DiscardHandler)}))
+	d := must(external.New(external.Config{Ledger: l, Brokers: settings, Dir: dir, Revoked: func() ([]byte, error) { return nil, nil }, Log: slog.New(slog.DiscardHandler)}))
 	return d.Handler(), k, &tls.ConnectionState{PeerCertificates: []*x509.Certificate{caller}}
 }
 

@@ -35,7 +35,8 @@ type GeneratedFile struct {
 
 // generated lists the templates of each kind.
 var generated = map[Kind][]string{
-	RabbitMQ: {"rabbitmq.conf", "advanced.config", "enabled_plugins", "definitions.json", "crl.sh"},
+	RabbitMQ:  {"rabbitmq.conf", "advanced.config", "enabled_plugins", "definitions.json", "crl.sh"},
+	Mosquitto: {"mosquitto.conf", "openssl.cnf"},
 }
 
 var (
@@ -49,7 +50,7 @@ func Generate(k Kind, p Plan) ([]GeneratedFile, error) {
 	if !ok {
 		return nil, keyholder.Errorf(keyholder.Invalid, "no configuration is generated for this kind of broker")
 	}
-	if err := p.check(); err != nil {
+	if err := p.check(k); err != nil {
 		return nil, err
 	}
 	var files []GeneratedFile
@@ -68,19 +69,14 @@ func Generate(k Kind, p Plan) ([]GeneratedFile, error) {
 }
 
 // check lets nothing into a configuration that could change its meaning.
-func (p Plan) check() error {
+func (p Plan) check(k Kind) error {
 	if !settingName.MatchString(p.Name) {
 		return keyholder.Errorf(keyholder.Invalid, "the name of the broker is not of lower-case letters, digits and hyphens")
 	}
-	for what, address := range map[string]string{"callback": p.Callback, "issuer": p.Issuer} {
-		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
-			strings.HasSuffix(address, "/") || strings.ContainsAny(address, " \"'`$\\\n") {
-			return keyholder.Errorf(keyholder.Invalid, "the %s is not an https address without query and final slash", what)
+	if k != Mosquitto { // which asks nothing and fetches nothing
+		if err := p.checkAddresses(); err != nil {
+			return err
 		}
-	}
-	if u, _ := url.Parse(p.Callback); net.ParseIP(u.Hostname()) != nil {
-		return keyholder.Errorf(keyholder.Invalid, "the callback is an IP address").
-			WithHint("give a DNS name of hosts in keyholder.yaml: RabbitMQ verifies the name of the server that it asks, and cannot verify an address")
 	}
 	if !planFolder.MatchString(p.Folder) || strings.HasSuffix(p.Folder, "/") {
 		return keyholder.Errorf(keyholder.Invalid, "the folder is not an absolute path of letters, digits, dots and hyphens")
@@ -98,7 +94,27 @@ func (p Plan) check() error {
 	return nil
 }
 
-// ManagementHost and ManagementPort are the parts of Management.
+func (p Plan) checkAddresses() error {
+	for what, address := range map[string]string{"callback": p.Callback, "issuer": p.Issuer} {
+		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+			strings.HasSuffix(address, "/") || strings.ContainsAny(address, " \"'`$\\\n") {
+			return keyholder.Errorf(keyholder.Invalid, "the %s is not an https address without query and final slash", what)
+		}
+	}
+	if u, err := url.Parse(p.Callback); err != nil || net.ParseIP(u.Hostname()) != nil {
+		return keyholder.Errorf(keyholder.Invalid, "the callback is an IP address").
+			WithHint("give a DNS name of hosts in keyholder.yaml: RabbitMQ verifies the name of the server that it asks, and cannot verify an address")
+	}
+	return nil
+}
+
+// MQTTHost is the host of MQTT, empty for all.
+func (p Plan) MQTTHost() string { host, _ := splitAddress(p.MQTT); return host }
+
+// MQTTPort is the port of MQTT.
+func (p Plan) MQTTPort() string { _, port := splitAddress(p.MQTT); return port }
+
+// ManagementHost is the host of Management, empty for all.
 func (p Plan) ManagementHost() string { host, _ := splitAddress(p.Management); return host }
 
 // ManagementPort is the port of Management.

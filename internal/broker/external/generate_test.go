@@ -22,12 +22,13 @@ func plan() external.Plan {
 // Ensure that the generated configurations are what was looked at and, as far
 // as the broker runs in the tests, tried.
 func TestGenerate(t *testing.T) {
+	local := external.Plan{Name: "hall", Folder: "/etc/mosquitto/keyholder", MQTT: "8883", Management: "8884"}
 	cluster := plan()
 	cluster.Nodes = []string{"rabbit@mq1", "rabbit@mq2", "rabbit@mq3"}
 	for name, tt := range map[string]struct {
 		kind external.Kind
 		plan external.Plan
-	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}} {
+	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}, "mosquitto": {external.Mosquitto, local}} {
 		files, err := external.Generate(tt.kind, tt.plan)
 		if err != nil {
 			t.Fatal(err)

@@ -202,7 +202,7 @@ func (b *Broker) rabbitTopic(q rabbitQuestion) (string, keyholder.Verdict) {
 
 // rabbitmq carries ends to RabbitMQ by its management API.
 type rabbitmq struct {
-	api api
+	api
 }
 
 func (r *rabbitmq) end(ctx context.Context, clients []string, gone map[string]bool) (int, error) {
@@ -210,48 +210,93 @@ func (r *rabbitmq) end(ctx context.Context, clients []string, gone map[string]bo
 }
 
 // endClient closes the connections of a client, waits until they are closed,
-// and removes its queues.
+// and removes its queues if it is gone.
 func (r *rabbitmq) endClient(ctx context.Context, id string, gone bool) (int, error) {
-	connections := "/api/connections/username/" + url.PathEscape(id)
-	var before []struct{}
-	if err := r.api.get(ctx, connections, &before); err != nil {
-		return 0, err
-	}
-	if len(before) > 0 {
-		if err := r.api.remove(ctx, connections); err != nil {
+	closed := 0
+	for first := true; ; first = false {
+		open, all, err := r.connections(ctx, id)
+		if err != nil {
 			return 0, err
 		}
-	}
-	for left := before; len(left) > 0; {
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if len(open) == 0 {
+			break
+		}
+		if first {
+			closed = len(open)
+		}
+		if err := r.close(ctx, id, open, all); err != nil {
+			return 0, err
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return 0, fmt.Errorf("wait for the end of a connection: %w", err)
-		}
-		left = nil
-		if err := r.api.get(ctx, connections, &left); err != nil {
-			return 0, err
 		}
 	}
 	if gone {
 		for _, qos := range []string{"qos0", "qos1"} {
-			if err := r.api.remove(ctx, "/api/queues/"+url.PathEscape(rabbitVHost)+"/"+rabbitQueue+url.PathEscape(id)+qos); err != nil {
-				return len(before), err
+			if err := r.remove(ctx, "/api/queues/"+url.PathEscape(rabbitVHost)+"/"+rabbitQueue+url.PathEscape(id)+qos); err != nil {
+				return closed, err
 			}
 		}
 	}
-	return len(before), nil
+	return closed, nil
+}
+
+// rabbitConnection is what the management API says of a connection.
+type rabbitConnection struct {
+	Name string `json:"name"`
+	User string `json:"user"`
+}
+
+// quick is how long the question for the connections of one client may take.
+const quick = 300 * time.Millisecond
+
+func connectionsOf(id string) string { return "/api/connections/username/" + url.PathEscape(id) }
+
+// connections lists the names of a client's connections. In the moment in which
+// a node of the cluster is lost, RabbitMQ 3.10 cannot answer for one client;
+// then all are listed, which takes longer, and knows a new connection some
+// seconds later.
+func (r *rabbitmq) connections(ctx context.Context, id string) (names []string, all bool, err error) {
+	short, cancel := context.WithTimeout(ctx, quick)
+	defer cancel()
+	var open []rabbitConnection
+	if err := r.get(short, connectionsOf(id), &open); err != nil {
+		open, all = nil, true
+		if err := r.get(ctx, "/api/connections?columns=user,name", &open); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, c := range open {
+		if c.User == id {
+			names = append(names, c.Name)
+		}
+	}
+	return names, all, nil
+}
+
+// close closes all connections of a client, one by one if they were found
+// among all.
+func (r *rabbitmq) close(ctx context.Context, id string, names []string, all bool) error {
+	if !all {
+		return r.remove(ctx, connectionsOf(id))
+	}
+	for _, name := range names {
+		if err := r.remove(ctx, "/api/connections/"+url.PathEscape(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *rabbitmq) clients(ctx context.Context) (map[string]bool, error) {
-	var connections []struct {
-		User string `json:"user"`
-	}
+	var connections []rabbitConnection
 	var queues []struct {
 		Name string `json:"name"`
 	}
-	if err := r.api.get(ctx, "/api/connections?columns=user", &connections); err != nil {
+	if err := r.get(ctx, "/api/connections?columns=user", &connections); err != nil {
 		return nil, err
 	}
-	if err := r.api.get(ctx, "/api/queues/"+url.PathEscape(rabbitVHost)+"?columns=name", &queues); err != nil {
+	if err := r.get(ctx, "/api/queues/"+url.PathEscape(rabbitVHost)+"?columns=name", &queues); err != nil {
 		return nil, err
 	}
 	present := map[string]bool{}

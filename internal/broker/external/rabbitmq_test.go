@@ -176,7 +176,7 @@ func (r *rabbit) await(n int) {
 			r.t.Log(last)
 		}
 	}()
-	eventually(r.t, r.node+" serves", 40*time.Second, func() bool {
+	eventually(r.t, r.node+" serves", 2*time.Minute, func() bool {
 		select {
 		case <-r.exited:
 			r.t.Fatalf("%s ended", r.node)
@@ -228,8 +228,9 @@ func (r *rabbit) ask(path string, v any) error {
 func (r *rabbit) left(id string, _ keyholder.Receipt) string {
 	var connections, queues []struct {
 		Name string `json:"name"`
+		User string `json:"user"`
 	}
-	if err := errors.Join(r.ask("/api/connections/username/"+id, &connections), r.ask("/api/queues/"+url.PathEscape("/"), &queues)); err != nil {
+	if err := errors.Join(r.ask("/api/connections?columns=user", &connections), r.ask("/api/queues/"+url.PathEscape("/"), &queues)); err != nil {
 		return err.Error()
 	}
 	for _, q := range queues {
@@ -237,8 +238,10 @@ func (r *rabbit) left(id string, _ keyholder.Receipt) string {
 			return "its queue"
 		}
 	}
-	if len(connections) > 0 {
-		return "its connection"
+	for _, c := range connections {
+		if c.User == id {
+			return "its connection"
+		}
 	}
 	return "nothing is left"
 }
@@ -265,5 +268,145 @@ func write(t testing.TB, path, text string) {
 func TestMatrixRabbitMQ(t *testing.T) {
 	s := keyholdertest.Start(t)
 	r := startRabbit(t, s, 1)[0]
-	run(t, &target{name: "rabbitmq", addr: r.mqtt, fabric: populate(t, s), settle: r.fetchRevoked, left: r.left})
+	b := &target{name: "rabbitmq", addr: r.mqtt, counts: 1, fabric: populate(t, s), settle: r.fetchRevoked, left: r.left}
+	run(t, b)
+	t.Run("a cut while the broker hangs", func(t *testing.T) { cutWhileHanging(&attempt{T: t, target: b, version: 4}, r) })
+}
+
+// cutWhileHanging stops the broker's process, cuts, and lets it go on: the
+// receipt says what was not ended and why, and it is ended afterwards.
+func cutWhileHanging(a *attempt, r *rabbit) {
+	s := a.subscription()
+	consumer := a.join(s, persistent)
+	if _, err := consumer.subscribe(s.topic("#")); err != nil {
+		a.Fatal(err)
+	}
+	r.signal(syscall.SIGSTOP)
+	at := time.Now()
+	receipt := a.Cut(keyholder.CutSubscription, s.id)
+	if took := time.Since(at); took > 2*time.Second {
+		a.Errorf("the cut took %s", took)
+	}
+	if n, failed := planes(receipt); n != 0 || !strings.Contains(failed, "did not answer in time") {
+		a.Errorf("the receipt says: %d ended, %q", n, failed)
+	}
+	r.signal(syscall.SIGCONT)
+	if !consumer.ended(20 * time.Second) {
+		a.Error("the connection is still there")
+	}
+	eventually(a, "its end is on the audit trail", 20*time.Second, func() bool {
+		finished := false
+		for _, e := range a.Audit() {
+			finished = finished || e.Kind == keyholder.EventCutFinished && e.Subject == s.id && e.Detail["receipt"] == string(receipt.Receipt)
+		}
+		return finished
+	})
+	if left := r.left(s.id, receipt); left != "nothing is left" {
+		a.Error(left)
+	}
+	if _, outcome := a.dial(s, s.id); outcome != refused {
+		a.Error("the client comes back")
+	}
+}
+
+// signal signals the node and everything it started.
+func (r *rabbit) signal(s syscall.Signal) {
+	if err := syscall.Kill(-r.process.Process.Pid, s); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Ensure that a cluster of three nodes keeps the rules as one: a cut ends
+// connections and queues on whatever node they are, a stranger takes over
+// nothing across nodes, what waits for an absent consumer survives the loss of
+// a node, and a cut goes on by the nodes that are left.
+func TestRabbitMQCluster(t *testing.T) {
+	s := keyholdertest.Start(t)
+	nodes := startRabbit(t, s, 3)
+	f := populate(t, s)
+	on := func(t *testing.T, i int) *attempt {
+		return &attempt{T: t, version: 4, target: &target{name: "rabbitmq", addr: nodes[i].mqtt, counts: 1, fabric: f, left: nodes[2].left,
+			settle: func() {
+				for _, r := range nodes {
+					r.fetchRevoked()
+				}
+			}}}
+	}
+	for i := range nodes {
+		t.Run(fmt.Sprintf("cut on node %d", i), func(t *testing.T) {
+			if got := cutEnds(keyholder.CutSubscription)(on(t, i)); got != ended {
+				t.Error(got)
+			}
+			if got := cutQueue(on(t, i)); got != "nothing is left" {
+				t.Error(got)
+			}
+		})
+	}
+	t.Run("takeover across nodes", func(t *testing.T) {
+		first := on(t, 0).join(f.a)
+		if _, outcome := on(t, 1).dial(f.b, f.a.id); outcome != refused {
+			t.Error("a stranger is connected")
+		}
+		if err := first.alive(); err != nil {
+			t.Errorf("the stranger disturbs: %v", err)
+		}
+		second := on(t, 1).join(f.a)
+		if !first.ended(5 * time.Second) {
+			t.Error("both are connected")
+		}
+		second.leave()
+	})
+	t.Run("isolation across nodes", func(t *testing.T) {
+		consumer := on(t, 0).join(f.a)
+		defer consumer.leave()
+		if codes, err := consumer.subscribe(f.a.topic("#")); err != nil || codes[0] >= 0x80 {
+			t.Fatal(codes, err)
+		}
+		on(t, 1).publishEverywhere(nil, party{})
+		if m, err := consumer.message(answerLimit); err != nil || m != f.a.id {
+			t.Errorf("%q, %v", m, err)
+		}
+		if err := consumer.alive(); err != nil || len(consumer.inbox) > 0 {
+			t.Errorf("%q, %v", consumer.inbox, err)
+		}
+	})
+	t.Run("loss of a node", func(t *testing.T) { loseNode(t, on, nodes) })
+}
+
+// loseNode kills the first node, on which a consumer's queue was made.
+func loseNode(t *testing.T, on func(*testing.T, int) *attempt, nodes []*rabbit) {
+	a := on(t, 0)
+	kept, cut := a.addSubscription(a.provider), a.addSubscription(a.provider)
+	for _, s := range []party{kept, cut} {
+		r := a.join(s, persistent)
+		if codes, err := r.subscribe(s.topic("#")); err != nil || codes[0] >= 0x80 {
+			t.Fatal(codes, err)
+		}
+		r.leave()
+		p := on(t, 2).join(a.provider)
+		if code, err := p.publish(s.topic("events"), "waiting"); err != nil || code != 0 {
+			t.Fatalf("publish: %#x, %v", code, err)
+		}
+		p.leave()
+	}
+	nodes[0].signal(syscall.SIGKILL)
+	<-nodes[0].exited
+	if _, failed := planes(a.Cut(keyholder.CutSubscription, cut.id)); failed != "" {
+		t.Logf("the receipt says: %s", failed) // the other nodes may not know yet that it is gone
+	}
+	eventually(t, "the cut is carried by the other nodes", time.Minute, func() bool { return nodes[2].left(cut.id, keyholder.Receipt{}) == "nothing is left" })
+	b := on(t, 1)
+	var r *raw
+	eventually(t, "the consumer is let in by another node", 30*time.Second, func() bool {
+		var outcome string
+		r, outcome = b.dial(kept, kept.id, persistent)
+		return outcome == connected
+	})
+	defer r.leave()
+	if _, err := r.subscribe(kept.topic("#")); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := r.message(answerLimit); err != nil || m != "waiting" {
+		t.Errorf("the queue holds %q, %v", m, err)
+	}
 }

@@ -1,11 +1,11 @@
 package external
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -35,9 +35,14 @@ type Setting struct {
 	SecretFile  string   `yaml:"secret_file"`
 	CAFile      string   `yaml:"ca_file"`
 	CallersFile string   `yaml:"callers_file"`
+	Folder      string   `yaml:"folder"`
+	PIDFile     string   `yaml:"pid_file"`
 }
 
-var settingName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+var (
+	settingName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	settingUser = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
 
 // CheckSettings checks the settings for themselves, without opening a file.
 // Errors: Invalid.
@@ -62,23 +67,45 @@ func (s Setting) check() error {
 	wrong := func(format string, args ...any) *keyholder.Error {
 		return keyholder.Errorf(keyholder.Invalid, "external_brokers, %s: %s", s.Name, fmt.Sprintf(format, args...))
 	}
-	if s.Kind != RabbitMQ && s.Kind != EMQX {
-		return wrong("there is no driver for this kind of broker").WithHint("the kinds are rabbitmq and emqx")
+	required, forbidden := map[string]string{"user": s.User, "secret_file": s.SecretFile}, map[string]string{}
+	scheme := "https"
+	switch s.Kind {
+	case RabbitMQ, EMQX:
+		required["callers_file"] = s.CallersFile
+		forbidden = map[string]string{"folder": s.Folder, "pid_file": s.PIDFile}
+	case Mosquitto:
+		scheme = "mqtts"
+		required["folder"], required["pid_file"] = s.Folder, s.PIDFile
+		forbidden["callers_file"] = s.CallersFile
+		if len(s.API) > 1 {
+			return wrong("api holds more than one address, and Mosquitto is no cluster")
+		}
+	default:
+		return wrong("there is no driver for this kind of broker").WithHint("the kinds are rabbitmq, emqx and mosquitto")
 	}
-	for key, value := range map[string]string{"user": s.User, "secret_file": s.SecretFile, "callers_file": s.CallersFile} {
+	for key, value := range required {
 		if value == "" {
 			return wrong("%s is empty", key)
 		}
+	}
+	for key, value := range forbidden {
+		if value != "" {
+			return wrong("%s has no meaning for %s", key, s.Kind)
+		}
+	}
+	if !settingUser.MatchString(s.User) {
+		return wrong("user is not of letters, digits, hyphens and underscores")
 	}
 	if _, err := keyholder.ParseID[string](s.User); err == nil {
 		return wrong("user is an ID, which names a client and not Keyholder")
 	}
 	if len(s.API) == 0 {
-		return wrong("api is empty").WithHint("list the https addresses of the nodes' management API")
+		return wrong("api is empty").WithHint("list the addresses by which Keyholder carries a cut")
 	}
 	for _, a := range s.API {
-		if u, err := url.Parse(a); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(a, "/") {
-			return wrong("api holds what is not an https address without user, query, fragment and final slash")
+		if u, err := url.Parse(a); err != nil || u.Scheme != scheme || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+			strings.HasSuffix(a, "/") || scheme == "mqtts" && (u.Port() == "" || u.Path != "") {
+			return wrong("api holds what is not an address of the form %s://host:port", scheme)
 		}
 	}
 	return nil
@@ -92,24 +119,21 @@ func (s Setting) path(dir, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// client is the HTTP client for the management API. It follows no redirect: the
-// secret is for these addresses only.
-func (s Setting) client(cfg Config) (*http.Client, error) {
+// tls is the client's side of the connections to the broker.
+func (s Setting) tls(cfg Config) (*tls.Config, error) {
 	c := cfg.TLS.Config()
-	if s.CAFile != "" {
-		text, err := keyfile.Read(s.path(cfg.Dir, s.CAFile))
-		if err != nil {
-			return nil, explainFile("ca_file", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, keyholder.Errorf(keyholder.Invalid, "the file of ca_file holds no certificate in PEM form")
-		}
+	if s.CAFile == "" {
+		return c, nil
 	}
-	return &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: c, MaxIdleConnsPerHost: parallel, ForceAttemptHTTP2: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
+	text, err := keyfile.Read(s.path(cfg.Dir, s.CAFile))
+	if err != nil {
+		return nil, explainFile("ca_file", err)
+	}
+	c.RootCAs = x509.NewCertPool()
+	if !c.RootCAs.AppendCertsFromPEM(text) {
+		return nil, keyholder.Errorf(keyholder.Invalid, "the file of ca_file holds no certificate in PEM form")
+	}
+	return c, nil
 }
 
 func explainFile(key string, err error) error {
