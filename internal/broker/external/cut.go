@@ -2,6 +2,7 @@ package external
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -92,7 +93,9 @@ func (b *Broker) retry(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	clients := slices.Sorted(maps.Keys(todo))
-	if _, err := b.end(ctx, clients); err != nil {
+	if _, err := b.end(ctx, clients); errors.Is(err, context.Canceled) {
+		return // Keyholder stops
+	} else if err != nil {
 		b.door.log.Error("an external broker did not end what was cut", "broker", b.name, "clients", len(clients), "error", reason(err))
 		for id, u := range todo {
 			u.failed = true

@@ -290,6 +290,7 @@ func publishRows() []row {
 		{name: "topic alias of a foreign subscription", rule: keyholder.M7, try: publishes(provider, toForeign, foreign, func(pk *packets.Packet) { alias(pk.TopicName)(pk) }), want: refused, only5: true},
 		{name: "topic alias that was never set", rule: keyholder.M7, try: publishes(provider, toA, consumerA, alias("")), want: refused, only5: true},
 		{name: "kind that the consent does not cover", rule: keyholder.W5, try: uncovered, want: refused, differs: on311(mosquittoDrops)},
+		{name: "provider and consumer by paho.golang", rule: keyholder.M7, try: pahoTalk, want: delivered, only5: true},
 		{name: "foreign, cut and unknown look alike", rule: keyholder.M7, try: sameAnswers, want: "the same answer"},
 	}
 }
