@@ -238,7 +238,9 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	d.run("keys", func() error { return d.tendKeys(ctx, o.Config.Keys) })
 	d.run("webhook", func() error { return d.webhook.Run(ctx) })
 	if d.permits != nil {
-		d.serveHTTPS(d.permits.Handler(), d.listeners["permits"], d.permits.TLS(secure))
+		asking := o.Config.TLS.Config()
+		asking.GetCertificate = id.certificate
+		d.serveHTTPS(d.permits.Handler(), d.listeners["permits"], d.permits.TLS(asking))
 		d.run("external brokers", func() error { return d.permits.Run(ctx) })
 	}
 	socket, err := console.Listen(o.Dir)

@@ -164,8 +164,8 @@ func (d *Door) Brokers() []*Broker { return d.brokers }
 // Name returns the name of the plane.
 func (b *Broker) Name() string { return "broker:" + b.name }
 
-// TLS completes the configuration of the listener for [Door.Handler]: a caller
-// must present one of the certificates that the settings name. That they are
+// TLS completes the configuration of the listener for [Door.Handler], which has
+// the server's certificate and nothing about clients: a caller must present one of the certificates that the settings name. That they are
 // named one by one is the trust; who issued them does not matter.
 func (d *Door) TLS(c *tls.Config) *tls.Config {
 	c = c.Clone()
