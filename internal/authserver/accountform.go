@@ -63,7 +63,7 @@ func (a *account) settle(codes []string, err error, denied phrase) error {
 	case keyholder.CodeOf(err) == keyholder.NotFound: // it is gone already, which is what was wanted
 		return a.reload()
 	case keyholder.CodeOf(err) == keyholder.Invalid, keyholder.CodeOf(err) == keyholder.Conflict:
-		return a.show(http.StatusBadRequest, rule(a.ex.form.Get("action")))
+		return a.show(http.StatusBadRequest, rule(a.ex.form.Get("action"), keyholder.CodeOf(err)))
 	case err != nil:
 		return err
 	case codes != nil:
@@ -134,11 +134,13 @@ func (p *pages) recovery(w http.ResponseWriter, v *recoveryPage) {
 }
 
 // rule says what keeps an action from being done as it was asked for.
-func rule(action string) phrase {
-	switch action {
-	case "password":
+func rule(action string, code keyholder.Code) phrase {
+	switch {
+	case action == "password":
 		return say("account.password-rule")
-	case "passkey-add":
+	case action == "passkey-add" && code == keyholder.Conflict:
+		return say("account.passkey-known")
+	case action == "passkey-add":
 		return say("account.name-rule")
 	}
 	return say("account.impossible")

@@ -117,6 +117,7 @@ func TestAuthenticatorApp(t *testing.T) {
 	if w.page.header.Get("Retry-After") == "" {
 		t.Error("without Retry-After")
 	}
+	w.open(w.at.String())
 	stale := b.browser().signIn(authorization(b.app)).says(http.StatusOK, "Second step")
 	b.pass(time.Second)
 	must(b.ledger.ChangePassword(t.Context(), b.user.ID, password, "another long password"))
