@@ -1,4 +1,4 @@
-.PHONY: test check fuzz bench build
+.PHONY: test check fuzz bench build build-hsm
 
 GO ?= go
 FUZZTIME ?= 10s
@@ -6,7 +6,11 @@ FUZZTIME ?= 10s
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/keyholder ./cmd/keyholder
 
-# The tests. Those that need mosquitto, RabbitMQ, Chromium, openssl, curl or npm run when it is there.
+# With keys in an HSM: its library is C, so this one needs gcc and the libc it was built with.
+build-hsm:
+	CGO_ENABLED=1 $(GO) build -trimpath -o bin/keyholder ./cmd/keyholder
+
+# The tests. Those that need mosquitto, RabbitMQ, SoftHSM, Chromium, openssl, curl or npm run when it is there.
 test:
 	$(GO) test -race -timeout 20m ./...
 

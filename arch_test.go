@@ -47,6 +47,7 @@ var imports = map[string][]string{
 	"internal/keyfile":         {"."},
 	"internal/pki":             {".", "internal/keyfile"},
 	"internal/keyring":         {".", "internal/keyfile"},
+	"internal/keyring/softhsm": {"internal/keyring"}, // for tests only
 
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the
@@ -91,6 +92,7 @@ var homes = map[string][]string{
 	"github.com/pquerna/otp":          {"internal/ledger"},
 	"github.com/jackc/pgx/v5":         {"internal/store"},
 	"github.com/ThalesGroup/crypto11": {"internal/keyring"},
+	"github.com/miekg/pkcs11":         {"internal/keyring"},
 	"github.com/google/go-cmp":        {},
 	"github.com/rogpeppe/go-internal": {},
 	"github.com/chromedp/cdproto":     {},

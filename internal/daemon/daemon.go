@@ -120,7 +120,7 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if d.pki, err = pki.OpenSealed(o.Dir, seal); err != nil {
 		return err
 	}
-	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Seal: seal, Now: o.Now}); err != nil {
+	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Seal: seal, HSM: o.Config.Keys.hsm(o.Dir), Now: o.Now}); err != nil {
 		return err
 	}
 	factorKey, err := keyring.FactorKey(o.Dir, seal)
@@ -363,6 +363,9 @@ func (d *Daemon) close(ctx context.Context) error {
 	}
 	if d.ledger != nil {
 		d.ledger.Close()
+	}
+	if d.keys != nil {
+		errs = append(errs, d.keys.Close())
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())

@@ -44,6 +44,8 @@ func InitPostgres(ctx context.Context, dir, dsnFile string, now time.Time) error
 type InitOptions struct {
 	DSNFile  string // of a PostgreSQL database; empty: a SQLite file in the folder
 	SealFile string // with the key that seals private keys, made if it is not there; empty: they are plain
+
+	HSM keyring.HSM // makes and keeps the signing keys; zero: they are in the folder
 }
 
 // InitWith is Init with options.
@@ -82,10 +84,24 @@ func InitWith(ctx context.Context, dir string, o InitOptions, now time.Time) err
 		}
 		config = bytes.Replace(config, []byte("seal_file: \"\""), fmt.Appendf(nil, "seal_file: %q", sealFile), 1)
 	}
-	return initFolder(dir, now, config, seal, database)
+	if o.HSM != (keyring.HSM{}) {
+		pinFile, err := filepath.Abs(o.HSM.PINFile)
+		if err != nil {
+			return fmt.Errorf("find the PIN of the HSM: %w", err)
+		}
+		if o.HSM.PINFile != "" {
+			o.HSM.PINFile = pinFile
+		}
+		if err := o.HSM.Check(); err != nil {
+			return err
+		}
+		config = bytes.Replace(config, []byte("    module: \"\"\n    token: \"\"\n    pin_file: \"\"\n"),
+			fmt.Appendf(nil, "    module: %q\n    token: %q\n    pin_file: %q\n", o.HSM.Module, o.HSM.Token, o.HSM.PINFile), 1)
+	}
+	return initFolder(dir, config, keyring.Config{Dir: dir, Seal: seal, HSM: o.HSM, Now: func() time.Time { return now }}, database)
 }
 
-func initFolder(dir string, now time.Time, config []byte, seal *keyfile.Seal, database func() error) error {
+func initFolder(dir string, config []byte, keys keyring.Config, database func() error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create the data folder: %w", err)
 	}
@@ -103,10 +119,10 @@ func initFolder(dir string, now time.Time, config []byte, seal *keyfile.Seal, da
 	if err := database(); err != nil { // first, because it is what may fail
 		return err
 	}
-	if err := pki.InitSealed(dir, now, nil, seal); err != nil {
+	if err := pki.InitSealed(dir, keys.Now(), nil, keys.Seal); err != nil {
 		return err
 	}
-	if err := keyring.Create(keyring.Config{Dir: dir, Seal: seal, Now: func() time.Time { return now }}); err != nil {
+	if err := keyring.Create(keys); err != nil {
 		return err
 	}
 	// Last, because serve takes its presence for a complete folder.

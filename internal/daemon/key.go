@@ -16,6 +16,16 @@ import (
 type Keys struct {
 	RotateEvery time.Duration `yaml:"rotate_every"` // 0: only on command
 	SealFile    string        `yaml:"seal_file"`    // the key that seals them; empty: they are plain
+	PKCS11      keyring.HSM   `yaml:"pkcs11"`       // where the private keys are; zero: in files
+}
+
+// hsm returns the HSM with the paths made whole.
+func (k Keys) hsm(dir string) keyring.HSM {
+	h := k.PKCS11
+	if h.PINFile != "" {
+		h.PINFile = inFolder(dir, h.PINFile)
+	}
+	return h
 }
 
 // seal opens the sealing key. It is nil if there is none.
@@ -65,7 +75,7 @@ func (k Keys) check() error {
 	if k.RotateEvery != 0 && k.RotateEvery < minRotation {
 		return keyholder.Errorf(keyholder.Invalid, "keys.rotate_every is shorter than %s", minRotation)
 	}
-	return nil
+	return k.PKCS11.Check()
 }
 
 // tendEvery is how often the keys are looked after.

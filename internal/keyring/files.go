@@ -41,6 +41,7 @@ const factorKeySize = 32
 type Config struct {
 	Dir  string           // the data folder
 	Seal *keyfile.Seal    // nil: the files are not sealed
+	HSM  HSM              // where the private keys are; zero: in the files
 	Now  func() time.Time // nil: time.Now
 }
 
@@ -54,17 +55,25 @@ func (c Config) withDefaults() Config {
 // Init is Create for plain files.
 func Init(dir string) error { return Create(Config{Dir: dir}) }
 
-// Create makes one signing key in DIR/keys, in PKCS #8 of mode 0600, and the
-// key that seals the secrets of second factors. It is all or nothing, also
-// when the machine stops in the middle, and never overwrites: keys that are
-// there give an [keyholder.Error] of code Conflict.
+// Create makes one signing key in DIR/keys, in PKCS #8 of mode 0600 or, with
+// an HSM, in that, and the key that seals the secrets of second factors. The
+// folder is all or nothing, also when the machine stops in the middle; in the
+// HSM a key may then be left that signs nothing. Nothing is overwritten: keys
+// that are there give an [keyholder.Error] of code Conflict.
 func Create(c Config) error {
 	c = c.withDefaults()
 	target := filepath.Join(c.Dir, folder)
 	if _, err := os.Lstat(target); err == nil { // before a key is made in vain
 		return errExists(target)
 	}
-	k, encoded, err := c.makeKey()
+	t, err := c.HSM.openToken()
+	if err != nil {
+		return err
+	}
+	if t != nil {
+		defer t.close() // nothing to lose: the key is made
+	}
+	k, encoded, err := c.makeKey(t)
 	if err != nil {
 		return err
 	}
@@ -82,8 +91,12 @@ func Create(c Config) error {
 	return err
 }
 
-// makeKey makes a key and the content of its file.
-func (c Config) makeKey() (key, []byte, error) {
+// makeKey makes a key, in the token if there is one, and the content of its
+// file.
+func (c Config) makeKey(t token) (key, []byte, error) {
+	if t != nil {
+		return makeTokenKey(t)
+	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return key{}, nil, fmt.Errorf("make a signing key: %w", err)
@@ -105,18 +118,38 @@ func Open(dir string) (*Ring, error) { return OpenRing(Config{Dir: dir}) }
 // OpenRing reads the keys in DIR/keys. An [keyholder.Error] says what is
 // wrong: code NotFound if there are none, Denied if a key can be read by
 // others than its owner, Invalid if the files do not fit together or are not
-// sealed as the configuration says.
+// sealed or in an HSM as the configuration says, Unavailable if the HSM does
+// not answer. The ring is to be closed.
 func OpenRing(c Config) (*Ring, error) {
 	r := &Ring{cfg: c.withDefaults(), path: filepath.Join(c.Dir, folder)}
+	if err := r.open(); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// Close logs out of the HSM, if there is one. The ring is not to be used any
+// more.
+func (r *Ring) Close() error {
+	if r.token == nil {
+		return nil
+	}
+	return r.token.close()
+}
+
+func (r *Ring) open() error {
 	entries, err := os.ReadDir(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, keyholder.Errorf(keyholder.NotFound, "there are no signing keys in %s", c.Dir).
-			WithHint("make them with `keyholder init -data %s`", c.Dir)
+		return keyholder.Errorf(keyholder.NotFound, "there are no signing keys in %s", r.cfg.Dir).
+			WithHint("make them with `keyholder init -data %s`", r.cfg.Dir)
 	} else if err != nil {
-		return nil, fmt.Errorf("list the signing keys: %w", err)
+		return fmt.Errorf("list the signing keys: %w", err)
+	}
+	if r.token, err = r.cfg.HSM.openToken(); err != nil {
+		return err
 	}
 	if err := r.readRetired(entries); err != nil {
-		return nil, err
+		return err
 	}
 	for kid := range named(entries, keySuffix) {
 		if r.retiredIndex(kid) >= 0 {
@@ -124,11 +157,11 @@ func OpenRing(c Config) (*Ring, error) {
 		}
 		k, err := r.openKey(kid)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.keys = append(r.keys, k)
 	}
-	return r, r.readTurns()
+	return r.readTurns()
 }
 
 // named yields the kids of the files with a suffix.
@@ -244,29 +277,60 @@ func errTurns() error {
 }
 
 func (r *Ring) openKey(kid string) (key, error) {
+	block, err := r.readKey(kid)
+	if err != nil {
+		return key{}, err
+	}
+	var k key
+	if r.token != nil {
+		k, err = openTokenKey(r.token, block)
+	} else {
+		k, err = parseKey(block)
+	}
+	switch {
+	case keyholder.CodeOf(err) == keyholder.Unavailable:
+		return key{}, err
+	case err != nil || k.public.KeyID != kid:
+		return key{}, &keyholder.Error{Code: keyholder.Invalid, Detail: r.file(kid, keySuffix) + " does not hold the P-256 key of its name", Err: err}
+	}
+	return k, nil
+}
+
+// readKey reads the file of a key. Errors: Invalid if it is none, or not of
+// the kind that the configuration says.
+func (r *Ring) readKey(kid string) (*pem.Block, error) {
 	path := r.file(kid, keySuffix)
 	in, err := keyfile.ReadSealed(path, r.cfg.Seal)
 	if err != nil {
-		return key{}, err
+		return nil, err
 	}
-	bad := keyholder.Errorf(keyholder.Invalid, "%s does not hold the P-256 key of its name in PKCS #8", path)
 	block, rest := pem.Decode(in)
-	if block == nil || block.Type != keyType || len(bytes.TrimSpace(rest)) != 0 {
-		return key{}, bad
+	switch {
+	case block == nil || len(bytes.TrimSpace(rest)) != 0:
+		return nil, keyholder.Errorf(keyholder.Invalid, "%s does not hold the key of its name in PEM", path)
+	case r.token == nil && block.Type == referenceType:
+		return nil, keyholder.Errorf(keyholder.Invalid, "the private key of %s is in an HSM", path).
+			WithHint("set keys.pkcs11 to that HSM")
+	case r.token != nil && block.Type == keyType:
+		return nil, keyholder.Errorf(keyholder.Invalid, "%s holds a private key, and keys.pkcs11 says that they are in an HSM", path).
+			WithHint("keys in files do not move into an HSM; make a new data folder with `keyholder init -pkcs11-module FILE`, or empty keys.pkcs11")
+	case r.token == nil && block.Type != keyType || r.token != nil && block.Type != referenceType:
+		return nil, keyholder.Errorf(keyholder.Invalid, "%s holds something else than a key", path)
 	}
+	return block, nil
+}
+
+// parseKey reads a private key in PKCS #8.
+func parseKey(block *pem.Block) (key, error) {
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	private, ok := parsed.(*ecdsa.PrivateKey)
-	if err != nil || !ok || private.Curve != elliptic.P256() {
-		return key{}, bad
-	}
-	k, err := newKey(private)
 	if err != nil {
-		return key{}, err
+		return key{}, fmt.Errorf("read a private key: %w", err)
 	}
-	if k.public.KeyID != kid {
-		return key{}, bad
+	private, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || private.Curve != elliptic.P256() {
+		return key{}, keyholder.Errorf(keyholder.Invalid, "it is a key of another kind")
 	}
-	return k, nil
+	return newKey(private)
 }
 
 func errExists(path string) error {

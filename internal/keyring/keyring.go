@@ -33,6 +33,8 @@ type Ring struct {
 	cfg  Config
 	path string // of the folder
 
+	token token // with the private keys; nil: they are in the files
+
 	mu      sync.RWMutex    // guards the rest
 	keys    []key           // in no order
 	turns   []turn          // whose turn it is to sign, from when; the first from the beginning

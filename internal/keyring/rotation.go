@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,7 +52,7 @@ func (r *Ring) Rotate(lead time.Duration) (kid string, from time.Time, err error
 // First the key is kept, then its turn: a crash between leaves a key that is
 // published and never signs, until Tend takes it away.
 func (r *Ring) add(from time.Time) (kid string, err error) {
-	k, encoded, err := r.cfg.makeKey()
+	k, encoded, err := r.cfg.makeKey(r.token)
 	if err != nil {
 		return "", err
 	}
@@ -111,7 +110,10 @@ func (r *Ring) Retire(kid string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return made, r.retire(kid, now, true)
+	if err := r.retire(kid, now, true); err != nil {
+		return made, err
+	}
+	return made, r.discard()
 }
 
 // succeed sees to it that another key signs now, if the one to retire does.
@@ -149,10 +151,37 @@ func (r *Ring) retire(kid string, now time.Time, compromised bool) error {
 	r.retired = append(slices.Clone(r.retired), h)
 	r.keys = slices.Delete(slices.Clone(r.keys), i, i+1)
 	r.turns = slices.DeleteFunc(slices.Clone(r.turns), func(t turn) bool { return t.kid == kid })
-	if err := r.keepTurns(r.turns); err != nil {
-		return err
+	return r.keepTurns(r.turns)
+}
+
+// discard destroys the private parts of retired keys: those just retired, and
+// those that a crash, or an HSM that did not answer, left over. The file goes
+// last, because it names the key in the HSM. The caller holds the lock.
+func (r *Ring) discard() error {
+	entries, err := os.ReadDir(r.path)
+	if err != nil {
+		return fmt.Errorf("list the signing keys: %w", err)
 	}
-	if err := os.Remove(r.file(kid, keySuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var errs []error
+	for kid := range named(entries, keySuffix) {
+		if r.retiredIndex(kid) >= 0 {
+			errs = append(errs, r.destroy(kid))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Ring) destroy(kid string) error {
+	if r.token != nil {
+		block, err := r.readKey(kid)
+		if err != nil {
+			return err
+		}
+		if err := r.token.destroy(block.Headers[labelHeader]); err != nil {
+			return fmt.Errorf("destroy the retired key %s in the HSM: %w", kid, err)
+		}
+	}
+	if err := os.Remove(r.file(kid, keySuffix)); err != nil {
 		return fmt.Errorf("remove the retired key: %w", err)
 	}
 	return nil
@@ -177,14 +206,16 @@ func (r *Ring) keepRetired(h HistoricalKey) error {
 // returns what it did, also when it could not do the rest.
 func (r *Ring) Tend(every time.Duration) ([]Change, error) {
 	done, last, err := r.tidy()
-	if err != nil || every <= 0 || r.cfg.Now().Sub(last) < every {
-		return done, err
+	if err == nil && every > 0 && r.cfg.Now().Sub(last) >= every {
+		var c Change
+		if c.KID, c.From, err = r.Rotate(Lead); err == nil {
+			c.Kind = keyholder.EventKeyRotated
+			done = append(done, c)
+		}
 	}
-	kid, from, err := r.Rotate(Lead)
-	if err != nil {
-		return done, err
-	}
-	return append(done, Change{keyholder.EventKeyRotated, kid, from}), nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return done, errors.Join(err, r.discard())
 }
 
 // tidy is Tend without rotation. It returns also when the last turn begins.

@@ -26,9 +26,10 @@ func (s jwsSigner) Public() crypto.PublicKey { return s.key.signer.Public() }
 // Sign implements [crypto.Signer].
 func (s jwsSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	der, err := s.key.signer.Sign(random, digest, opts)
-	if err != nil {
-		return nil, (&keyholder.Error{Code: keyholder.Unavailable, Detail: "the signing key cannot be used", Err: err}).
-			WithHint("if the keys are in an HSM, look whether it answers; nothing is signed until it does")
+	if keyholder.CodeOf(err) == keyholder.Unavailable {
+		return nil, err // it says more than we know
+	} else if err != nil {
+		return nil, &keyholder.Error{Code: keyholder.Unavailable, Detail: "the signing key cannot be used", Err: err}
 	}
 	var pair struct{ R, S *big.Int }
 	if rest, err := asn1.Unmarshal(der, &pair); err != nil || len(rest) > 0 || pair.R.BitLen() > 256 || pair.S.BitLen() > 256 {
