@@ -73,7 +73,7 @@ func startRabbit(t testing.TB, s *keyholdertest.Server, n int) []*rabbit {
 		t.Fatal(err)
 	}
 	s.UseBrokers(fmt.Sprintf(`[{name: mq, kind: rabbitmq, api: %s, user: keyholder, secret_file: mq.secret, ca_file: mq-ca.pem, callers_file: mq-callers.pem}]`, list))
-	for _, r := range nodes {
+	for i, r := range nodes {
 		r.otherNodes = names
 		r.configure(certPEM, keyPEM, callerPEM, callerKey)
 		r.env = append(os.Environ(), "HOME="+nodes[0].dir, "RABBITMQ_NODENAME="+r.node, "RABBITMQ_MNESIA_BASE="+filepath.Join(r.dir, "mnesia"),
@@ -82,10 +82,10 @@ func startRabbit(t testing.TB, s *keyholdertest.Server, n int) []*rabbit {
 			"RABBITMQ_DIST_PORT="+r.dist, "ERL_EPMD_PORT="+epmd, "RABBITMQ_PID_FILE="+filepath.Join(r.dir, "pid"), "RABBITMQ_CONF_ENV_FILE=/dev/null",
 			// Two cores serve all of it.
 			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 1:1 +sbwt none")
+		// One after the other: of nodes that begin at once, each may keep the
+		// client IDs for itself.
 		r.start(server)
-	}
-	for _, r := range nodes {
-		r.await(n)
+		r.await(i + 1)
 	}
 	return nodes
 }
@@ -331,6 +331,16 @@ func TestRabbitMQCluster(t *testing.T) {
 					r.fetchRevoked()
 				}
 			}}}
+	}
+	for i := range nodes {
+		// A node that has just joined does not know yet who keeps the client IDs.
+		eventually(t, "the node lets clients in", time.Minute, func() bool {
+			r, outcome := on(t, i).dial(f.b, f.b.id)
+			if r != nil {
+				r.leave()
+			}
+			return outcome == connected
+		})
 	}
 	for i := range nodes {
 		t.Run(fmt.Sprintf("cut on node %d", i), func(t *testing.T) {
