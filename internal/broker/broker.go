@@ -69,8 +69,8 @@ type Broker struct {
 	cfg     Config
 	tls     *tls.Config
 	denials *denials
-	rate    *rate
-	buffers sync.Pool // of *bytes.Buffer, for packets on their way out
+	rate    *ledger.Limit // of the connections of each client
+	buffers sync.Pool     // of *bytes.Buffer, for packets on their way out
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -98,7 +98,7 @@ func New(cfg Config) (*Broker, error) {
 		live: map[string]*connection{}, parked: map[string]map[int64]uint16{}}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.tls = b.tlsConfig()
-	b.rate = &rate{most: cfg.ConnectsPerMinute, now: cfg.Now}
+	b.rate = ledger.NewLimit(cfg.ConnectsPerMinute, cfg.Now)
 	if err := b.resumeSessions(b.ctx); err != nil {
 		return nil, err
 	}

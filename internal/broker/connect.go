@@ -86,7 +86,7 @@ func (c *connection) connect() error {
 // earlier one has ended.
 func (c *connection) admit(pk *packets.Packet) packets.Code {
 	b := c.b
-	if !b.rate.take(c.subject) {
+	if _, ok := b.rate.Take(c.subject); !ok {
 		b.denials.connect(c, pk.Connect.ClientIdentifier, keyholder.Verdict{Requirement: keyholder.M5, Reason: "the client connects too often"})
 		return packets.ErrConnectionRateExceeded
 	}

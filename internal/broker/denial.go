@@ -6,7 +6,6 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -20,8 +19,9 @@ type denials struct {
 	queue chan denial
 	done  chan struct{}
 
-	mu      sync.Mutex // guards the fields below
-	buckets map[string]*bucket
+	limit *ledger.Limit
+
+	mu      sync.Mutex // guards stopped and, with it, the sends to queue
 	stopped bool
 }
 
@@ -31,19 +31,8 @@ type denial struct {
 	detail         map[string]string
 }
 
-// bucket counts what one client was refused.
-type bucket struct {
-	since time.Time // begin of the minute that is counted
-	taken int
-	left  int // refusals left out since the last one that was recorded
-}
-
-// maxBuckets bounds the memory for counting; there is one for each client
-// that was refused in the last minute.
-const maxBuckets = 10_000
-
 func newDenials(b *Broker) *denials {
-	d := &denials{b: b, queue: make(chan denial, 256), done: make(chan struct{}), buckets: map[string]*bucket{}}
+	d := &denials{b: b, queue: make(chan denial, 256), done: make(chan struct{}), limit: ledger.NewLimit(b.cfg.DenialsPerMinute, b.cfg.Now)}
 	go d.record()
 	return d
 }
@@ -69,40 +58,10 @@ func (d *denials) stop() {
 	<-d.done
 }
 
-// admit says whether a refusal of a client is within its bound, and how many
-// were left out before it.
-func (d *denials) admit(client string) (left int, ok bool) {
-	now := d.b.cfg.Now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := d.buckets[client]
-	if k == nil {
-		if len(d.buckets) >= maxBuckets {
-			for id, o := range d.buckets {
-				if now.Sub(o.since) > time.Minute {
-					delete(d.buckets, id)
-				}
-			}
-		}
-		k = &bucket{since: now}
-		d.buckets[client] = k
-	}
-	if now.Sub(k.since) > time.Minute {
-		k.since, k.taken = now, 0
-	}
-	if k.taken >= d.b.cfg.DenialsPerMinute {
-		k.left++
-		return 0, false
-	}
-	k.taken++
-	left, k.left = k.left, 0
-	return left, true
-}
-
 // deny logs a refusal and puts it on the audit trail. subject is the ID it
 // concerns.
 func (d *denials) deny(c *connection, what, subject string, v keyholder.Verdict, more ...any) {
-	left, ok := d.admit(c.subject)
+	left, ok := d.limit.Take(c.subject)
 	if !ok {
 		return
 	}
@@ -124,9 +83,7 @@ func (d *denials) push(r denial) {
 	select {
 	case d.queue <- r:
 	default:
-		if k := d.buckets[r.actor]; k != nil {
-			k.left++
-		}
+		d.limit.LeaveOut(r.actor)
 	}
 }
 
@@ -172,7 +129,7 @@ func (d *denials) publish(c *connection, t keyholder.Topic, err error) {
 	case keyholder.CodeOf(err) == keyholder.Denied, keyholder.CodeOf(err) == keyholder.Invalid:
 		d.deny(c, "publish", subject, keyholder.Verdict{Requirement: keyholder.M7, Reason: err.Error()})
 	default:
-		if left, ok := d.admit(c.subject); ok {
+		if left, ok := d.limit.Take(c.subject); ok {
 			d.b.cfg.Log.Error("a publish could not be stored", c.attrs("subscription", subject, "error", err, "cause", errors.Unwrap(err), "left_out", left)...)
 		}
 	}
@@ -186,7 +143,7 @@ func (d *denials) handshake(raw net.Conn, err error) {
 		d.stranger(raw, err.Error())
 		return
 	}
-	left, ok := d.admit(r.subject)
+	left, ok := d.limit.Take(r.subject)
 	if !ok {
 		return
 	}
@@ -199,7 +156,7 @@ func (d *denials) handshake(raw net.Conn, err error) {
 // stranger reports a connection of somebody unknown, in the log only. All
 // strangers together have the bound of one client.
 func (d *denials) stranger(raw net.Conn, why string) {
-	if left, ok := d.admit(ledger.System); ok {
+	if left, ok := d.limit.Take(ledger.System); ok {
 		d.b.cfg.Log.Info("mqtt refused", "remote", raw.RemoteAddr().String(), "what", "handshake", "reason", why, "left_out", left)
 	}
 }
@@ -210,7 +167,7 @@ func (d *denials) unconnected(c *connection, why string) {
 	if c.refused {
 		return
 	}
-	if left, ok := d.admit(c.subject); ok {
+	if left, ok := d.limit.Take(c.subject); ok {
 		d.b.cfg.Log.Info("mqtt refused", c.attrs("what", "connect", "reason", why, "left_out", left)...)
 	}
 }

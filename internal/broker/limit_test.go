@@ -244,3 +244,25 @@ func FuzzPackets(f *testing.F) {
 		}
 	})
 }
+
+// Ensure that a client that connects too often is told so, is on the audit
+// trail, and takes nothing from another.
+func TestConnectsPerMinute(t *testing.T) {
+	versions(t, func(t *testing.T, version byte) {
+		w := newWorld(t, func(w *world) { w.cfg.ConnectsPerMinute = 2 })
+		provider := w.provider("p")
+		one, other := w.subscription(provider, "a"), w.subscription(provider, "b")
+		w.join(one, version)
+		last := w.join(one, version)
+		want := packets.ErrConnectionRateExceeded.Code
+		if version == 4 {
+			want = packets.Err3ServerUnavailable.Code
+		}
+		if _, ack, err := w.connect(one, version); err != nil || ack.ReasonCode != want {
+			t.Errorf("code %#x, err %v; want %#x", ack.ReasonCode, err, want)
+		}
+		last.alive()
+		w.join(other, version)
+		eventually(t, "it is on the audit trail", func() bool { return w.denied("reason", "the client connects too often") == 1 })
+	})
+}

@@ -3,8 +3,6 @@ package external
 import (
 	"context"
 	"strconv"
-	"sync"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -15,9 +13,7 @@ import (
 type denials struct {
 	door  *Door
 	queue chan denial
-
-	mu      sync.Mutex // guards buckets
-	buckets map[string]*bucket
+	limit *ledger.Limit
 }
 
 // denial is one audit row.
@@ -26,17 +22,8 @@ type denial struct {
 	detail map[string]string
 }
 
-// bucket counts what a client was refused in a minute.
-type bucket struct {
-	since       time.Time
-	taken, left int
-}
-
-// Bounds: refusals recorded for each client in a minute, and clients counted.
-const (
-	denialsPerMinute = 20
-	maxBuckets       = 10_000
-)
+// denialsPerMinute bounds the refusals recorded for each client.
+const denialsPerMinute = 20
 
 // deny notes a refusal. The answer to the broker does not wait for it, so that
 // its time says nothing.
@@ -45,7 +32,7 @@ func (d *denials) deny(b *Broker, what string, c claim, v keyholder.Verdict) {
 	if len(d.door.ledger.PeersOf(c.subject)) == 0 {
 		actor = ledger.System // all strangers share one bound, and are not on the trail
 	}
-	left, ok := d.admit(actor)
+	left, ok := d.limit.Take(actor)
 	if !ok {
 		return
 	}
@@ -61,30 +48,6 @@ func (d *denials) deny(b *Broker, what string, c claim, v keyholder.Verdict) {
 	case d.queue <- denial{actor, detail}:
 	default: // the disk is too slow: it is in the log
 	}
-}
-
-func (d *denials) admit(client string) (left int, ok bool) {
-	now := d.door.now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := d.buckets[client]
-	if k == nil {
-		if len(d.buckets) >= maxBuckets {
-			clear(d.buckets)
-		}
-		k = &bucket{since: now}
-		d.buckets[client] = k
-	}
-	if now.Sub(k.since) > time.Minute {
-		k.since, k.taken = now, 0
-	}
-	if k.taken >= denialsPerMinute {
-		k.left++
-		return 0, false
-	}
-	k.taken++
-	left, k.left = k.left, 0
-	return left, true
 }
 
 // record writes audit rows until ctx ends.

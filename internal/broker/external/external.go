@@ -95,7 +95,7 @@ func New(cfg Config) (*Door, error) {
 	if d.now == nil {
 		d.now = cfg.Ledger.Now
 	}
-	d.denials = denials{door: d, queue: make(chan denial, 256), buckets: map[string]*bucket{}}
+	d.denials = denials{door: d, queue: make(chan denial, 256), limit: ledger.NewLimit(denialsPerMinute, d.now)}
 	for _, s := range cfg.Brokers {
 		b, err := d.open(s, cfg)
 		if err != nil {
