@@ -63,7 +63,6 @@ func (c *connection) connect() error {
 		_ = c.send(c.refusal(code))
 		return code
 	}
-	// The store's stack is deep; it must not stay with an idle connection.
 	c.recheck(c.b.cfg.Now())
 	if c.use == keyholder.ForProvider {
 		c.publisher = newPublisher(c)
@@ -90,6 +89,11 @@ func (c *connection) admit(pk *packets.Packet) packets.Code {
 		b.denials.connect(c, pk.Connect.ClientIdentifier, keyholder.Verdict{Requirement: keyholder.M5, Reason: "the client connects too often"})
 		return packets.ErrConnectionRateExceeded
 	}
+	if pk.Properties.AuthenticationMethod != "" {
+		b.denials.connect(c, pk.Connect.ClientIdentifier, keyholder.Verdict{Requirement: keyholder.M2,
+			Reason: "enhanced authentication is not supported: the certificate is the credential"})
+		return packets.ErrNotAuthorized
+	}
 	earlier, v := b.enter(c, pk.Connect.ClientIdentifier, pk.Connect.WillFlag)
 	switch {
 	case !v.Allowed && earlier != nil:
@@ -97,9 +101,6 @@ func (c *connection) admit(pk *packets.Packet) packets.Code {
 		return packets.ErrNotAuthorized
 	case !v.Allowed:
 		b.denials.connect(c, pk.Connect.ClientIdentifier, v)
-		return packets.ErrNotAuthorized
-	case pk.Properties.AuthenticationMethod != "":
-		b.cfg.Log.Warn("mqtt refused", c.attrs("reason", "enhanced authentication is not supported: the certificate is the credential")...)
 		return packets.ErrNotAuthorized
 	}
 	if earlier != nil {
@@ -170,7 +171,6 @@ func (c *connection) connack() *packets.Packet {
 
 // refusal is the negative answer to CONNECT. MQTT 3.1.1 has few codes.
 func (c *connection) refusal(code packets.Code) *packets.Packet {
-	c.refused = c.refused || code == packets.ErrNotAuthorized
 	pk := &packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: code.Code}
 	if c.terms.version >= 5 {
 		pk.Properties.ReasonString = code.Reason

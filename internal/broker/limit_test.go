@@ -266,3 +266,21 @@ func TestConnectsPerMinute(t *testing.T) {
 		eventually(t, "it is on the audit trail", func() bool { return w.denied("reason", "the client connects too often") == 1 })
 	})
 }
+
+// Ensure that a client that asks for enhanced authentication is refused, and
+// that this leaves its connection as the one that a later one takes over.
+func TestEnhancedAuthenticationRefused(t *testing.T) {
+	w := newWorld(t)
+	sub := w.subscription(w.provider("p"), "a")
+	first := w.join(sub, 5)
+	_, ack, err := w.connect(sub, 5, func(pk *packets.Packet) { pk.Properties.AuthenticationMethod = "SCRAM-SHA-256" })
+	if err != nil || ack.ReasonCode != packets.ErrNotAuthorized.Code {
+		t.Fatalf("code %#x, err %v", ack.ReasonCode, err)
+	}
+	first.alive()
+	eventually(t, "the refused one is gone", func() bool { return w.broker.Connected() == 1 })
+	w.join(sub, 5)
+	if code := first.closed(); code != packets.ErrSessionTakenOver.Code {
+		t.Errorf("the first connection was told %#x", code)
+	}
+}
