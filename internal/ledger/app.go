@@ -39,17 +39,13 @@ func (l *Ledger) AddApp(ctx context.Context, actor string, app keyholder.App) (k
 	if err != nil {
 		return keyholder.App{}, err
 	}
-	pushedOnly := 0 // the two databases share no type for a truth value
-	if app.PushedOnly {
-		pushedOnly = 1
-	}
 	return app, l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		if err := l.checkPinned(app.Pinned); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(`INSERT INTO apps (id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, redirect_uris, pushed_only, created)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			app.ID, app.Name, app.Profile, grants, app.Authentication, keys, app.Pinned.PEM, app.Pinned.Subject, uris, pushedOnly, micros(app.Created)); err != nil {
+			app.ID, app.Name, app.Profile, grants, app.Authentication, keys, app.Pinned.PEM, app.Pinned.Subject, uris, app.PushedOnly, micros(app.Created)); err != nil {
 			return fmt.Errorf("add an app: %w", err)
 		}
 		tx.After(func() {

@@ -45,7 +45,7 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 		if l.Owner(owner).ID == "" {
 			return keyholder.Errorf(keyholder.NotFound, "no such owner")
 		}
-		if l.userByLogin(login).ID != "" {
+		if l.UserByLogin(login).ID != "" {
 			return keyholder.Errorf(keyholder.Conflict, "that login is taken")
 		}
 		if _, err := tx.Exec("INSERT INTO users (id, owner, login, password, created) VALUES (?, ?, ?, ?, ?)",
@@ -66,7 +66,7 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	if err := l.store.WriteAlone(ctx, func(tx *store.Tx) error { return l.enter(ctx, tx, gate) }); err != nil {
 		return keyholder.User{}, err
 	}
-	u := l.userByLogin(login)
+	u := l.UserByLogin(login)
 	stored := l.passwords.dummy
 	if u.ID != "" {
 		if err := l.each(ctx, "SELECT password FROM users WHERE id = ?", func(scan scanner) error { return scan(&stored) }, u.ID); err != nil {
@@ -86,7 +86,8 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	return u, l.store.Write(ctx, func(tx *store.Tx) error { return l.reopen(tx, gate) })
 }
 
-func (l *Ledger) userByLogin(login string) keyholder.User {
+// UserByLogin returns the user of that login, or the zero value.
+func (l *Ledger) UserByLogin(login string) keyholder.User {
 	l.view.mu.RLock()
 	defer l.view.mu.RUnlock()
 	for _, u := range l.view.users {

@@ -100,6 +100,3 @@ func (l *Ledger) setPassword(tx *store.Tx, u *keyholder.User, hash string) error
 	}
 	return nil
 }
-
-// UserByLogin returns the user of that login, or the zero value.
-func (l *Ledger) UserByLogin(login string) keyholder.User { return l.userByLogin(login) }
