@@ -4,7 +4,6 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -21,9 +20,7 @@ func seal(code, grant, token string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, aead.NonceSize())
-	rand.Read(nonce)
-	return aead.Seal(nonce, nonce, []byte(token), []byte(grant)), nil
+	return aead.Seal(nil, nil, []byte(token), []byte(grant)), nil
 }
 
 // unseal reverses seal.
@@ -32,11 +29,7 @@ func unseal(code, grant string, sealed []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(sealed) < aead.NonceSize() {
-		return "", fmt.Errorf("open a sealed refresh token: too short")
-	}
-	nonce, box := sealed[:aead.NonceSize()], sealed[aead.NonceSize():]
-	token, err := aead.Open(nil, nonce, box, []byte(grant))
+	token, err := aead.Open(nil, nil, sealed, []byte(grant))
 	if err != nil {
 		return "", fmt.Errorf("open a sealed refresh token: %w", err)
 	}
@@ -45,7 +38,7 @@ func unseal(code, grant string, sealed []byte) (string, error) {
 
 // sealer derives the key from the code by HKDF (RFC 5869). The code has 256
 // bits, and its stored hash is of another form, so the row does not give the
-// key.
+// key. The cipher draws its nonces itself and writes them before what it seals.
 func sealer(code string) (cipher.AEAD, error) {
 	key, err := hkdf.Key(sha256.New, []byte(code), nil, "keyholder refresh token", 32)
 	if err != nil {
@@ -55,7 +48,7 @@ func sealer(code string) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive a key: %w", err)
 	}
-	aead, err := cipher.NewGCM(block)
+	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
 		return nil, fmt.Errorf("derive a key: %w", err)
 	}

@@ -195,11 +195,7 @@ func (l *Ledger) sealTOTP(user keyholder.UserID, secret []byte) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, aead.NonceSize())
-	if _, err := io.ReadFull(l.random, nonce); err != nil {
-		return nil, fmt.Errorf("draw a nonce: %w", err)
-	}
-	return aead.Seal(nonce, nonce, secret, []byte(user)), nil
+	return aead.Seal(nil, nil, secret, []byte(user)), nil
 }
 
 func (l *Ledger) unsealTOTP(user keyholder.UserID, sealed []byte) ([]byte, error) {
@@ -207,16 +203,14 @@ func (l *Ledger) unsealTOTP(user keyholder.UserID, sealed []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	if len(sealed) < aead.NonceSize() {
-		return nil, errors.New("open a TOTP secret: too short")
-	}
-	secret, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], []byte(user))
+	secret, err := aead.Open(nil, nil, sealed, []byte(user))
 	if err != nil {
 		return nil, fmt.Errorf("open a TOTP secret: %w", err)
 	}
 	return secret, nil
 }
 
+// factorCipher draws its nonces itself and writes them before what it seals.
 func (l *Ledger) factorCipher() (cipher.AEAD, error) {
 	if len(l.factorKey) != FactorKeySize {
 		return nil, keyholder.Errorf(keyholder.Unavailable, "there is no key to seal the secrets of authenticator apps")
@@ -225,5 +219,5 @@ func (l *Ledger) factorCipher() (cipher.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the key of second factors: %w", err)
 	}
-	return cipher.NewGCM(block)
+	return cipher.NewGCMWithRandomNonce(block)
 }
