@@ -3,11 +3,7 @@ package bench_test
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -18,8 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/oauth2"
+
 	"github.com/fds-keyholder/keyholder"
-	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
@@ -100,7 +97,7 @@ func (w *world) issuer(b *testing.B) *issuer {
 	const verifier = "a-verifier-of-more-than-forty-three-characters-for-the-benchmark"
 	for range workers {
 		ask := url.Values{"response_type": {"code"}, "client_id": {i.client}, "redirect_uri": {back}, "scope": {"openid " + keyholder.ScopeRead},
-			"code_challenge": {challengeOf(verifier)}, "code_challenge_method": {"S256"}, "state": {"s"}}
+			"code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)}, "code_challenge_method": {"S256"}, "state": {"s"}}
 		came, err := url.Parse(w.SignIn(w.Issuer+"/authorize?"+ask.Encode(), back, "user-of-"+owner.Key, password))
 		check(b, err)
 		a, err := i.ask(b.Context(), url.Values{"grant_type": {"authorization_code"}, "code": {came.Query().Get("code")}, "redirect_uri": {back}, "code_verifier": {verifier}})
@@ -151,24 +148,9 @@ func (w *world) peer(b *testing.B) *issuer {
 
 // serverFiles writes a certificate for 127.0.0.1 and its key.
 func (w *world) serverFiles(b *testing.B, dir string) (certificate, key string) {
-	authority, err := pki.Open(w.Dir)
-	check(b, err)
-	c, err := authority.ServerCertificate([]string{"127.0.0.1"}, time.Now())
-	check(b, err)
-	var chain []byte
-	for _, der := range c.Certificate {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	check(b, err)
+	certPEM, keyPEM := w.ServerCertificatePEM("127.0.0.1")
 	certificate, key = filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key")
-	check(b, os.WriteFile(certificate, chain, 0o600))
-	check(b, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	check(b, os.WriteFile(certificate, certPEM, 0o600))
+	check(b, os.WriteFile(key, keyPEM, 0o600))
 	return certificate, key
-}
-
-// challengeOf is the S256 code challenge of a verifier (RFC 7636 4.2).
-func challengeOf(verifier string) string {
-	sum := sha256.Sum256([]byte(verifier))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

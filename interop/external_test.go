@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,11 +13,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
-	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
@@ -93,24 +89,9 @@ func (f *foreign) file(name string, data []byte) string {
 // serve starts a foreign authorization server and returns its issuer.
 func (f *foreign) serve(clients []foreignClient) string {
 	f.t.Helper()
-	authority, err := pki.Open(f.Dir)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	c, err := authority.ServerCertificate([]string{"127.0.0.1"}, time.Now())
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	var chain []byte
-	for _, der := range c.Certificate {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	certPEM, keyPEM := f.ServerCertificatePEM("127.0.0.1")
 	settings, err := json.Marshal(map[string]any{
-		"cert": f.file("server.pem", chain), "key": f.file("server.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
+		"cert": f.file("server.pem", certPEM), "key": f.file("server.key", keyPEM),
 		"ca": f.file("ca.pem", []byte(f.RootPEM())), "gateway": foreignGateway, "clients": append(clients, foreignClient{ID: foreignGateway, Secret: foreignSecret}),
 	})
 	if err != nil {
