@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomUUID } from 'node:crypto'
 import * as client from 'openid-client'
 import * as oauth from 'oauth4webapi'
-import { app, appFetch, authenticationOf, byCertificate, done, issuer, plainFetch, refused, settings, signIn } from './party.mjs'
+import { app, appFetch, authenticationOf, byCertificate, done, issuer, plainFetch, pushedTokens, refused, settings, signIn } from './party.mjs'
 
 const statuses = new URL('/fds/v2/statuses', settings.api)
 const base64url = (data) => Buffer.from(data).toString('base64url')
@@ -138,21 +138,7 @@ async function withOAuth4WebAPI() {
   const resource = await oauth.processResourceDiscoveryResponse(api, await oauth.resourceDiscoveryRequest(api, options))
   assert(resource.dpop_signing_alg_values_supported.includes('ES256'))
 
-  const verifier = oauth.generateRandomCodeVerifier()
-  const state = oauth.generateRandomState()
-  const pushed = await oauth.processPushedAuthorizationResponse(as, own, await oauth.pushedAuthorizationRequest(as, own, authentication, {
-    response_type: 'code',
-    redirect_uri: settings.redirectURI,
-    scope: 'fds:read',
-    code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
-    code_challenge_method: 'S256',
-    state,
-  }, options))
-  const address = new URL(as.authorization_endpoint)
-  address.search = new URLSearchParams({ client_id: app.id, request_uri: pushed.request_uri })
-  const parameters = oauth.validateAuthResponse(as, own, await signIn(address), state)
-  const first = await oauth.processAuthorizationCodeResponse(as, own,
-    await oauth.authorizationCodeGrantRequest(as, own, authentication, parameters, settings.redirectURI, verifier, options))
+  const first = await pushedTokens(oauth, as, authentication, options)
   assert.equal(first.token_type, 'dpop')
   const second = await oauth.processRefreshTokenResponse(as, own,
     await oauth.refreshTokenGrantRequest(as, own, authentication, first.refresh_token, options))

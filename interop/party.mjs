@@ -70,3 +70,25 @@ export const refused = (code) => (error) => {
   assert.equal(error.error, code, String(error))
   return true
 }
+
+// pushedTokens goes the whole way with oauth4webapi: a pushed request, the
+// sign-in, and the tokens for the code.
+export async function pushedTokens(oauth, as, authentication, options) {
+  const own = { client_id: app.id }
+  const verifier = oauth.generateRandomCodeVerifier()
+  const state = oauth.generateRandomState()
+  const pushed = await oauth.processPushedAuthorizationResponse(as, own, await oauth.pushedAuthorizationRequest(as, own, authentication, {
+    response_type: 'code',
+    redirect_uri: settings.redirectURI,
+    scope: 'fds:read',
+    code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
+    code_challenge_method: 'S256',
+    state,
+  }, options))
+  assert(pushed.expires_in <= 60)
+  const address = new URL(as.authorization_endpoint)
+  address.search = new URLSearchParams({ client_id: app.id, request_uri: pushed.request_uri })
+  const parameters = oauth.validateAuthResponse(as, own, await signIn(address), state)
+  return oauth.processAuthorizationCodeResponse(as, own,
+    await oauth.authorizationCodeGrantRequest(as, own, authentication, parameters, settings.redirectURI, verifier, options))
+}

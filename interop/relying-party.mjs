@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import * as client from 'openid-client'
 import * as oauth from 'oauth4webapi'
-import { app, appFetch, authenticationOf, byCertificate, done, issuer, keepsRefreshToken, plainFetch, refused, settings, signIn } from './party.mjs'
+import { app, appFetch, authenticationOf, byCertificate, done, issuer, keepsRefreshToken, plainFetch, pushedTokens, refused, settings, signIn } from './party.mjs'
 
 async function withOpenIDClient() {
   const config = await client.discovery(issuer, app.id, undefined, authenticationOf(client), { [client.customFetch]: appFetch })
@@ -97,22 +97,7 @@ async function withOAuth4WebAPI() {
   const resource = await oauth.processResourceDiscoveryResponse(api, await oauth.resourceDiscoveryRequest(api, options))
   assert.deepEqual(resource.authorization_servers, [as.issuer])
 
-  const verifier = oauth.generateRandomCodeVerifier()
-  const state = oauth.generateRandomState()
-  const pushed = await oauth.processPushedAuthorizationResponse(as, own, await oauth.pushedAuthorizationRequest(as, own, authentication, {
-    response_type: 'code',
-    redirect_uri: settings.redirectURI,
-    scope: 'fds:read',
-    code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
-    code_challenge_method: 'S256',
-    state,
-  }, options))
-  assert(pushed.expires_in <= 60)
-  const address = new URL(as.authorization_endpoint)
-  address.search = new URLSearchParams({ client_id: app.id, request_uri: pushed.request_uri })
-  const parameters = oauth.validateAuthResponse(as, own, await signIn(address), state)
-  const first = await oauth.processAuthorizationCodeResponse(as, own,
-    await oauth.authorizationCodeGrantRequest(as, own, authentication, parameters, settings.redirectURI, verifier, options))
+  const first = await pushedTokens(oauth, as, authentication, options)
   assert.equal(first.id_token, undefined)
 
   const second = await oauth.processRefreshTokenResponse(as, own,
