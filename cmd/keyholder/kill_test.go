@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -33,6 +35,7 @@ type served struct {
 	dir  string
 	cmd  *exec.Cmd
 	out  *bufio.Scanner // its standard output
+	log  bytes.Buffer   // its log, to be read when it has ended
 	mqtt string         // host:port
 	// https://host:port of the authorization server and the Web API
 	issuer, api string
@@ -85,14 +88,22 @@ func (s *served) freshPorts() {
 	}
 }
 
+// freeAddress is an address that stays free while the server is killed and
+// started again: below the ports that systems give to outgoing connections
+// (from 32768 on), as a client that dials the dead server could be given the
+// server's own port.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.N(12000)))
+		if err != nil {
+			continue // taken
+		}
+		defer ln.Close()
+		return ln.Addr().String()
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no free port between 20000 and 32000")
+	return ""
 }
 
 // start returns when every door answers.
@@ -102,11 +113,15 @@ func (s *served) start() {
 	s.await()
 }
 
-// launch starts the process. Its log goes to w.
+// launch starts the process. Its log goes to w; to nil: shown when it ends
+// before it listens.
 func (s *served) launch(w io.Writer) {
 	s.t.Helper()
 	s.cmd = exec.Command("keyholder", "serve", "-data", s.dir)
-	s.cmd.Stderr = w
+	s.log.Reset()
+	if s.cmd.Stderr = w; w == nil {
+		s.cmd.Stderr = &s.log
+	}
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
@@ -136,7 +151,8 @@ func (s *served) await() {
 		}
 	}
 	if s.mqtt == "" {
-		s.t.Fatal("serve ended before it listened")
+		_ = s.cmd.Wait() // all of its log is there
+		s.t.Fatalf("serve ended before it listened: %s", s.log.String())
 	}
 	var err error
 	if s.admin, err = console.Dial(s.dir); err != nil {
