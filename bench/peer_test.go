@@ -109,18 +109,7 @@ func (w *world) issuer(b *testing.B) *issuer {
 
 // peer starts oidc-provider with a server certificate of the same authority.
 func (w *world) peer(b *testing.B) *issuer {
-	node, npm := keyholdertest.RequireProgram(b, "node"), keyholdertest.RequireProgram(b, "npm")
-	dir := b.TempDir()
-	for _, path := range []string{"../interop/provider/package.json", "../interop/provider/package-lock.json", "peer/authorization-server.mjs"} {
-		text, err := os.ReadFile(path)
-		check(b, err)
-		check(b, os.WriteFile(filepath.Join(dir, filepath.Base(path)), text, 0o600))
-	}
-	ci := exec.CommandContext(b.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	ci.Dir = dir
-	if out, err := ci.CombinedOutput(); err != nil {
-		b.Fatalf("npm ci: %v\n%s", err, out)
-	}
+	node, dir := keyholdertest.NodePackage(b, "../interop/provider/package.json", "../interop/provider/package-lock.json", "peer/authorization-server.mjs")
 	cert, key := w.serverFiles(b, dir)
 	i := &issuer{http: w.http, client: "app", secret: "a-secret-of-the-peer", credentials: url.Values{"grant_type": {"client_credentials"}, "scope": {keyholder.ScopeRead}}}
 	settings, err := json.Marshal(map[string]any{"cert": cert, "key": key, "client": i.client, "secret": i.secret, "audience": w.API, "chains": workers})

@@ -52,20 +52,8 @@ type foreign struct {
 
 func newForeign(t *testing.T) *foreign {
 	t.Helper()
-	f := &foreign{t: t, node: keyholdertest.RequireProgram(t, "node"), dir: t.TempDir()}
-	npm := keyholdertest.RequireProgram(t, "npm")
-	for _, name := range []string{"package.json", "package-lock.json", "authorization-server.mjs"} {
-		b, err := os.ReadFile(filepath.Join("provider", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.file(name, b)
-	}
-	ci := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	ci.Dir = f.dir
-	if out, err := ci.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
+	f := &foreign{t: t}
+	f.node, f.dir = keyholdertest.NodePackage(t, "provider/package.json", "provider/package-lock.json", "provider/authorization-server.mjs")
 	f.Server = keyholdertest.Start(t)
 	f.supply = f.AddProvider("Soap Inc")
 	owner := f.AddOwner("northgate")

@@ -29,28 +29,6 @@ import (
 
 const redirectURI = "https://app.example/callback"
 
-// install copies the script and its packages into a folder of the test.
-func install(t *testing.T) (node, dir string) {
-	t.Helper()
-	node, npm := keyholdertest.RequireProgram(t, "node"), keyholdertest.RequireProgram(t, "npm")
-	dir = t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", "party.mjs", "relying-party.mjs", "dpop.mjs", "fapi2.mjs"} {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ci := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	ci.Dir = dir
-	if out, err := ci.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-	return node, dir
-}
-
 // identity is how the script authenticates as a client.
 type identity struct {
 	ID     string `json:"id"`
@@ -77,7 +55,7 @@ type relyingParty struct {
 }
 
 func newRelyingParty(t *testing.T) *relyingParty {
-	node, dir := install(t)
+	node, dir := keyholdertest.NodePackage(t, "package.json", "package-lock.json", "party.mjs", "relying-party.mjs", "dpop.mjs", "fapi2.mjs")
 	s := keyholdertest.Start(t)
 	p := &relyingParty{t: t, node: node, dir: dir, server: s}
 	provider, owner := s.AddProvider("Soap Inc"), s.AddOwner("northgate")

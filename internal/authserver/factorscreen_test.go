@@ -3,16 +3,13 @@ package authserver_test
 import (
 	"context"
 	"html"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
 
 	"github.com/fds-keyholder/keyholder"
-	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
 // Ensure that a real browser registers and uses a passkey and an authenticator
@@ -20,10 +17,7 @@ import (
 // passkey without verifying its user; and that without script all but the
 // passkey works. With SCREENSHOTS set to a folder, pictures are left there.
 func TestFactorsInBrowser(t *testing.T) {
-	path := keyholdertest.RequireProgram(t, "chromium")
-	if testing.Short() {
-		t.Skip("NOT RUN: -short leaves out the browser")
-	}
+	chromium := newChromium(t)
 	b := openAt(t, "localhost")
 	app := b.appSite()
 	query := with(authorization(app), "redirect_uri", app.RedirectURIs[0]).Encode()
@@ -32,13 +26,10 @@ func TestFactorsInBrowser(t *testing.T) {
 		width, height int64
 		dark          bool
 	}{{"desktop", 1280, 800, false}, {"phone", 390, 844, false}, {"phone dark", 390, 844, true}} {
-		if device.dark && os.Getenv("SCREENSHOTS") == "" {
-			continue
-		}
 		t.Run(device.name, func(t *testing.T) {
 			user := must(b.ledger.AddUser(t.Context(), "administrator", b.owner.ID, "facility-"+strings.ReplaceAll(device.name, " ", "-")+"@northgate.example", password))
 			must(b.ledger.SetFactorPolicy(t.Context(), "administrator", b.owner.ID, keyholder.FactorOptional))
-			s := newScreen(t, path, device.width, device.height, device.dark)
+			s := chromium.open(t, device.width, device.height, device.dark)
 			authenticator := s.authenticator()
 			signIn := func(address string) {
 				t.Helper()
@@ -84,7 +75,7 @@ func TestFactorsInBrowser(t *testing.T) {
 			press(passkey, "[data-problem]:not([hidden])")
 			s.picture("signin-no-passkey")
 
-			s.run(emulation.SetScriptExecutionDisabled(true))
+			s.withoutScript()
 			signIn(b.issuer + "/authorize?" + query)
 			s.wait("details form")
 			s.wait(`form[data-passkey][hidden]`)

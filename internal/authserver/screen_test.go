@@ -13,21 +13,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
-// Ensure that a real browser, on a desktop and on a phone, shows the pages
-// without sideways scrolling, can be used with the keyboard alone, and is let
-// back to the app by the content security policy, in both languages. With SCREENSHOTS set to a
-// folder, pictures of all pages are left there.
+// Ensure that a real browser, on a desktop and on a phone, light and dark,
+// shows the pages without sideways scrolling and as WCAG 2.2 AA asks (labels,
+// contrast, structure), can be used with the keyboard alone, and is let back
+// to the app by the content security policy, in both languages. With
+// SCREENSHOTS set to a folder, pictures of all pages are left there.
 func TestPagesInBrowser(t *testing.T) {
-	path := keyholdertest.RequireProgram(t, "chromium")
-	if testing.Short() {
-		t.Skip("NOT RUN: -short leaves out the browser")
-	}
+	chromium := newChromium(t)
 	b := open(t)
 	app := b.appSite()
 	second := must(b.ledger.AddProvider(t.Context(), "administrator", "Abfall- und Wertstoffgesellschaft Nordstadt mbH & Co. KG"))
@@ -38,11 +38,8 @@ func TestPagesInBrowser(t *testing.T) {
 		language      string
 	}{{"desktop", 1280, 800, false, "en"}, {"phone", 390, 844, false, "en"}, {"desktop German", 1280, 800, false, "de"}, {"phone German", 390, 844, false, "de"},
 		{"desktop dark", 1280, 800, true, "en"}, {"phone dark", 390, 844, true, "de"}} {
-		if device.dark && os.Getenv("SCREENSHOTS") == "" {
-			continue // the same pages in other colours
-		}
 		t.Run(device.name, func(t *testing.T) {
-			s := newScreen(t, path, device.width, device.height, device.dark)
+			s := chromium.open(t, device.width, device.height, device.dark)
 			query := with(authorization(app), "redirect_uri", app.RedirectURIs[0], "ui_locales", device.language).Encode()
 			s.visit(b.issuer+"/authorize?"+query, "#login")
 			for _, other := range []string{map[string]string{"en": "de", "de": "en"}[device.language], device.language} {
@@ -95,7 +92,7 @@ func TestPagesInBrowser(t *testing.T) {
 		})
 	}
 	must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(b.agreement.ID)}, "test"))
-	s := newScreen(t, path, 390, 844, false)
+	s := chromium.open(t, 390, 844, false)
 	s.visit(b.issuer+"/authorize?"+with(authorization(app), "redirect_uri", app.RedirectURIs[0]).Encode(), "#login")
 	s.enter("#login", b.user.Login)
 	s.enter("#password", password+"\r")
@@ -116,17 +113,33 @@ func (b *bench) appSite() keyholder.App {
 		Authentication: keyholder.AuthSecret, RedirectURIs: []string{site + "/callback"}}))
 }
 
+// chromium is the browser, and the program that judges the pages it shows.
+type chromium struct{ path, axe string }
+
+func newChromium(t *testing.T) chromium {
+	t.Helper()
+	path := keyholdertest.RequireProgram(t, "chromium")
+	if testing.Short() {
+		t.Skip("NOT RUN: -short leaves out the browser")
+	}
+	_, dir := keyholdertest.NodePackage(t, "testdata/axe/package.json", "testdata/axe/package-lock.json")
+	return chromium{path, string(must(os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))))}
+}
+
 // screen is a browser window.
 type screen struct {
 	t      *testing.T
 	ctx    context.Context
-	folder string
+	folder string // of pictures; empty: none are kept
+	axe    string
+
+	scriptless bool
 }
 
-func newScreen(t *testing.T, path string, width, height int64, dark bool) *screen {
+func (b chromium) open(t *testing.T, width, height int64, dark bool) *screen {
 	t.Helper()
 	profile := must(os.MkdirTemp("", "browser-"))
-	options := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.Headless}
+	options := []chromedp.ExecAllocatorOption{chromedp.ExecPath(b.path), chromedp.UserDataDir(profile), chromedp.Headless}
 	for _, flag := range []string{"no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
 		"disable-component-update", "disable-sync", "ignore-certificate-errors"} {
 		options = append(options, chromedp.Flag(flag, true))
@@ -142,7 +155,7 @@ func newScreen(t *testing.T, path string, width, height int64, dark bool) *scree
 		cancel()
 		_ = os.RemoveAll(profile)
 	})
-	s := &screen{t: t, ctx: ctx, folder: os.Getenv("SCREENSHOTS")}
+	s := &screen{t: t, ctx: ctx, folder: os.Getenv("SCREENSHOTS"), axe: b.axe}
 	// The first action starts the browser, whose life must not be bounded by it.
 	if err := chromedp.Run(ctx, chromedp.EmulateViewport(width, height)); err != nil {
 		t.Fatal(err)
@@ -165,6 +178,13 @@ func (s *screen) visit(address, selector string) {
 	s.t.Helper()
 	s.run(chromedp.Navigate(address))
 	s.wait(selector)
+}
+
+// withoutScript keeps pages from running theirs.
+func (s *screen) withoutScript() {
+	s.t.Helper()
+	s.scriptless = true
+	s.run(emulation.SetScriptExecutionDisabled(true))
 }
 
 // enter fills in a field; a line end at the end of the text is the Enter key.
@@ -197,8 +217,8 @@ func (s *screen) wait(selector string) {
 	}
 }
 
-// picture checks that the page fits its window and was styled, and keeps a
-// picture of it if asked to.
+// picture checks that the page fits its window, was styled, and can be used
+// by everybody, and keeps a picture of it if asked to.
 func (s *screen) picture(name string) {
 	s.t.Helper()
 	var page []byte
@@ -212,6 +232,7 @@ func (s *screen) picture(name string) {
 	if !styled {
 		s.t.Errorf("%s has no style", name)
 	}
+	s.accessible(name)
 	if _, err := png.Decode(bytes.NewReader(page)); err != nil {
 		s.t.Errorf("%s: %v", name, err)
 	}
@@ -221,5 +242,23 @@ func (s *screen) picture(name string) {
 	file := filepath.Join(s.folder, filepath.Base(s.t.Name())+"-"+name+".png")
 	if err := os.WriteFile(file, page, 0o600); err != nil {
 		s.t.Error(err)
+	}
+}
+
+// judgement has axe look for what breaks WCAG 2.2 AA or its own good practice,
+// and gives one line for each: the rule, the element, and how to mend it.
+const judgement = `axe.run(document, {resultTypes: ["violations"]}).then(r => r.violations.flatMap(v =>
+	v.nodes.map(n => v.id + " at " + n.target.join(" ") + ": " + n.failureSummary.replace(/\s+/g, " "))))`
+
+func (s *screen) accessible(name string) {
+	s.t.Helper()
+	var broken []string
+	if s.scriptless { // axe is one
+		s.run(emulation.SetScriptExecutionDisabled(false))
+		defer s.run(emulation.SetScriptExecutionDisabled(true))
+	}
+	s.run(chromedp.Evaluate(s.axe, nil), chromedp.Evaluate(judgement, &broken, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	for _, b := range broken {
+		s.t.Errorf("%s: %s", name, b)
 	}
 }
