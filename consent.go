@@ -22,6 +22,15 @@ func (c Consent) InForce(now time.Time) bool {
 	return c.Cut.IsZero() && !now.Before(c.Given) && (c.Expires.IsZero() || now.Before(c.Expires))
 }
 
+// Renewed returns the consent that a user gives in place of c, the zero value
+// if there is none: to no more kinds and for no longer.
+func (c Consent) Renewed(a AgreementID, app AppID, by UserID) Consent {
+	return Consent{Agreement: a, App: app, GivenBy: by, Scope: c.Scope, Expires: c.Expires}
+}
+
+// Narrowed says whether the consent is to some kinds only or ends by itself.
+func (c Consent) Narrowed() bool { return len(c.Scope) > 0 || !c.Expires.IsZero() }
+
 // Covers says whether items of kind k are within the consent's scope.
 func (c Consent) Covers(k Kind) bool {
 	if len(c.Scope) == 0 {

@@ -323,14 +323,26 @@ func PermitConsent(u User, a Agreement, p Provider, app App, now time.Time) Verd
 	return allow(W5)
 }
 
-// PermitScope decides whether a consent may take the place of an earlier one
-// between the same agreement and app. What an administrator has narrowed a
-// user's new consent does not widen: the user sees, and gives, what is left.
-func PermitScope(earlier, next Consent) Verdict {
-	if next.GivenBy == "" || earlier.ID == "" || len(earlier.Scope) == 0 {
+// PermitRenewal decides whether a consent may take the place of an earlier one
+// between the same agreement and app. What an administrator has narrowed, to
+// some kinds or to a time, a user's new consent does not widen: the user sees,
+// and gives, what is left (see [Consent.Renewed]).
+func PermitRenewal(earlier, next Consent, now time.Time) Verdict {
+	if next.GivenBy == "" || earlier.ID == "" {
 		return allow(W5)
 	}
-	if len(next.Scope) == 0 {
+	if end := earlier.Expires; !end.IsZero() {
+		switch {
+		case !now.Before(end):
+			return deny(W5, "the consent has expired, and only an administrator prolongs it")
+		case next.Expires.IsZero() || next.Expires.After(end):
+			return deny(W5, "the consent must not last longer by being given anew")
+		}
+	}
+	switch {
+	case len(earlier.Scope) == 0:
+		return allow(W5)
+	case len(next.Scope) == 0:
 		return deny(W5, "the consent was narrowed and must not be widened by being given anew")
 	}
 	for _, k := range next.Scope {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fds-keyholder/keyholder"
 )
@@ -438,29 +439,40 @@ func TestPermitConsent(t *testing.T) {
 
 // Ensure that a consent given anew by a user is never wider than an
 // administrator left it.
-func TestPermitScope(t *testing.T) {
+func TestPermitRenewal(t *testing.T) {
 	some := []keyholder.Kind{keyholder.Statuses, keyholder.Events}
+	never, soon, later, past := time.Time{}, now.Add(time.Hour), now.Add(2*time.Hour), now.Add(-time.Hour)
 	for _, c := range []struct {
-		name          string
-		by            keyholder.UserID
-		earlier, next []keyholder.Kind
-		allowed       bool
+		name                  string
+		earlier, next         []keyholder.Kind
+		earlierEnds, nextEnds time.Time
+		user                  bool // may it; an administrator may anything
 	}{
-		{"all after all", theUser, nil, nil, true},
-		{"some after all", theUser, nil, some, true},
-		{"the same", theUser, some, some, true},
-		{"fewer", theUser, some, some[:1], true},
-		{"all after some", theUser, some, nil, false},
-		{"one more", theUser, some[:1], some, false},
-		{"others", theUser, some, []keyholder.Kind{keyholder.Spaces}, false},
-		{"all after some, by an administrator", "", some, nil, true},
+		{name: "all after all", user: true},
+		{name: "some after all", next: some, user: true},
+		{name: "the same", earlier: some, next: some, user: true},
+		{name: "fewer", earlier: some, next: some[:1], user: true},
+		{name: "all after some", earlier: some},
+		{name: "one more", earlier: some[:1], next: some},
+		{name: "others", earlier: some, next: []keyholder.Kind{keyholder.Spaces}},
+		{name: "as long", earlierEnds: soon, nextEnds: soon, user: true},
+		{name: "shorter", earlierEnds: later, nextEnds: soon, user: true},
+		{name: "short after open", earlierEnds: never, nextEnds: soon, user: true},
+		{name: "longer", earlierEnds: soon, nextEnds: later},
+		{name: "open after short", earlierEnds: soon, nextEnds: never},
+		{name: "after it has expired", earlierEnds: past, nextEnds: past},
+		{name: "at the moment it expires", earlierEnds: now, nextEnds: now},
+		{name: "longer, of fewer", earlier: some, next: some[:1], earlierEnds: soon, nextEnds: later},
 	} {
-		v := keyholder.PermitScope(keyholder.Consent{ID: theConsent, Scope: c.earlier}, keyholder.Consent{GivenBy: c.by, Scope: c.next})
-		if v.Allowed != c.allowed || v.Requirement != keyholder.W5 {
-			t.Errorf("%s: %+v", c.name, v)
+		for by, want := range map[keyholder.UserID]bool{"": true, theUser: c.user} {
+			v := keyholder.PermitRenewal(keyholder.Consent{ID: theConsent, Scope: c.earlier, Expires: c.earlierEnds},
+				keyholder.Consent{GivenBy: by, Scope: c.next, Expires: c.nextEnds}, now)
+			if v.Allowed != want || v.Requirement != keyholder.W5 {
+				t.Errorf("%s, by %q: %+v", c.name, by, v)
+			}
 		}
 	}
-	if v := keyholder.PermitScope(keyholder.Consent{}, keyholder.Consent{GivenBy: theUser}); !v.Allowed {
+	if v := keyholder.PermitRenewal(keyholder.Consent{}, keyholder.Consent{GivenBy: theUser}, now); !v.Allowed {
 		t.Errorf("a first consent: %+v", v)
 	}
 }

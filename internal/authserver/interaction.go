@@ -150,8 +150,8 @@ func (i *interaction) token() string {
 // narrowed now: what somebody was not shown they do not give.
 func (i *interaction) signShown(mac hash.Hash) {
 	for _, a := range i.agreements(i.ledger.User(keyholder.UserID(i.text(keyUser)))) {
-		if scope := i.ledger.ConsentTo(a.ID, i.app.ID).Scope; len(scope) > 0 {
-			fmt.Fprintf(mac, "\x00%s %q", a.ID, scope)
+		if c := i.ledger.ConsentTo(a.ID, i.app.ID); c.Narrowed() {
+			fmt.Fprintf(mac, "\x00%s %q %d", a.ID, c.Scope, c.Expires.UnixMicro())
 		}
 	}
 }
@@ -249,7 +249,9 @@ func (i *interaction) passkeyOptions() goidc.Status {
 func (i *interaction) agreements(u keyholder.User) []keyholder.Agreement {
 	now := i.now()
 	return slices.DeleteFunc(i.ledger.AgreementsOf(u.Owner), func(a keyholder.Agreement) bool {
-		return !keyholder.PermitConsent(u, a, i.ledger.Provider(a.Provider), i.app, now).Allowed
+		earlier := i.ledger.ConsentTo(a.ID, i.app.ID)
+		return !keyholder.PermitConsent(u, a, i.ledger.Provider(a.Provider), i.app, now).Allowed ||
+			!keyholder.PermitRenewal(earlier, earlier.Renewed(a.ID, i.app.ID, u.ID), now).Allowed
 	})
 }
 
@@ -263,7 +265,7 @@ func (i *interaction) share(id keyholder.AgreementID) goidc.Status {
 	user := keyholder.UserID(i.text(keyUser))
 	// The ledger asks PermitConsent again, in the transaction.
 	sub, err := i.ledger.GiveConsent(i.r.Context(), string(user),
-		keyholder.Consent{Agreement: id, App: i.app.ID, GivenBy: user, Scope: i.ledger.ConsentTo(id, i.app.ID).Scope}, "")
+		i.ledger.ConsentTo(id, i.app.ID).Renewed(id, i.app.ID, user), "")
 	switch keyholder.CodeOf(err) {
 	case keyholder.Denied, keyholder.Invalid, keyholder.NotFound, keyholder.Conflict:
 		i.denials.record(i.r.Context(), i.ex, keyholder.EventDenied, string(goidc.ErrorCodeAccessDenied), err.Error())
@@ -314,8 +316,9 @@ func (i *interaction) show(status int, alert phrase) {
 	user := i.ledger.User(keyholder.UserID(i.text(keyUser)))
 	p.User, p.Owner = user.Login, i.ledger.Owner(user.Owner).Name
 	for _, a := range i.agreements(user) {
-		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose, Until: a.End,
-			Kinds: i.ledger.ConsentTo(a.ID, i.app.ID).Scope})
+		earlier := i.ledger.ConsentTo(a.ID, i.app.ID)
+		p.Choices = append(p.Choices, choice{ID: a.ID, Provider: i.ledger.Provider(a.Provider).Name, Purpose: a.Purpose,
+			Until: keyholder.Standing{Agreement: a, Consent: earlier}.Until(), Kinds: earlier.Scope, Narrowed: earlier.Narrowed()})
 	}
 	i.pages.consent(i.w, status, &p)
 }

@@ -57,14 +57,15 @@ type choice struct {
 	Purpose  string
 	Until    time.Time        // zero: open
 	Kinds    []keyholder.Kind // to which the consent was narrowed; none: everything
+	Narrowed bool             // the consent was, in kinds or in time
 }
 
-// Narrowed returns the kinds that the only agreement to choose is narrowed to.
-func (p *page) Narrowed() []keyholder.Kind {
+// Only returns the only agreement there is to choose, else the zero value.
+func (p *page) Only() choice {
 	if len(p.Choices) != 1 {
-		return nil
+		return choice{}
 	}
-	return p.Choices[0].Kinds
+	return p.Choices[0]
 }
 
 // Kind writes what items of a kind are.

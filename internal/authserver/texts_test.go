@@ -178,4 +178,21 @@ func TestNarrowedConsentPage(t *testing.T) {
 	if got := b.ledger.ConsentTo(b.agreement.ID, b.app.ID); w.left == nil || got.GivenBy != b.user.ID || !cmp.Equal(got.Scope, []keyholder.Kind{keyholder.Statuses, keyholder.Events}) {
 		t.Errorf("left for %v, the consent is %+v", w.left, got)
 	}
+
+	until := b.now().Add(48 * time.Hour)
+	must(b.ledger.GiveConsent(t.Context(), "administrator", keyholder.Consent{Agreement: b.agreement.ID, App: b.app.ID, Expires: until}, ""))
+	w = b.browser().signIn(authorization(b.app))
+	for _, want := range []string{until.UTC().Format("2 January 2006"), "statistics", "This consent was limited earlier"} {
+		if !strings.Contains(w.page.body, want) {
+			t.Errorf("the page does not say %q:\n%s", want, w.page.body)
+		}
+	}
+	w.submit("action", "share")
+	if got := b.ledger.ConsentTo(b.agreement.ID, b.app.ID); w.left == nil || got.GivenBy != b.user.ID || !got.Expires.Equal(until.UTC().Truncate(time.Microsecond)) {
+		t.Errorf("left for %v, the consent is %+v", w.left, got)
+	}
+	b.pass(72 * time.Hour)
+	if w := b.browser().signIn(authorization(b.app)); !strings.Contains(w.page.body, "There is nothing to share") {
+		t.Errorf("after its end the page says\n%s", w.page.body)
+	}
 }

@@ -48,7 +48,7 @@ func (l *Ledger) GiveConsent(ctx context.Context, actor string, c keyholder.Cons
 		}
 		var err error
 		old := l.activeSubscription(a.ID, c.App)
-		if err := keyholder.PermitScope(l.Standing(old.ID).Consent, c).Err(); err != nil {
+		if err := keyholder.PermitRenewal(l.Standing(old.ID).Consent, c, now).Err(); err != nil {
 			return err
 		}
 		if old.ID != "" && (fixed == "" || fixed == old.ID) {

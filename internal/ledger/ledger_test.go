@@ -484,6 +484,20 @@ func TestNarrowedConsent(t *testing.T) {
 	if err := give("", ledger.Administrator); err != nil || len(b.ConsentTo(p.agreement.ID, p.app.ID).Scope) != 0 {
 		t.Errorf("widened by the administrator: %v", err)
 	}
+
+	until := b.Now().Add(time.Hour)
+	bounded := keyholder.Consent{Agreement: p.agreement.ID, App: p.app.ID, Expires: until}
+	must(b.GiveConsent(ctx, ledger.Administrator, bounded, ""))
+	if err := give(p.user.ID, user); keyholder.CodeOf(err) != keyholder.Denied {
+		t.Errorf("prolonged: %v", err)
+	}
+	must(b.GiveConsent(ctx, user, b.ConsentTo(p.agreement.ID, p.app.ID).Renewed(p.agreement.ID, p.app.ID, p.user.ID), ""))
+	if got := b.ConsentTo(p.agreement.ID, p.app.ID); !got.Expires.Equal(until) || got.GivenBy != p.user.ID {
+		t.Errorf("the consent is %+v", got)
+	}
+	if err := give("", ledger.Administrator); err != nil || !b.ConsentTo(p.agreement.ID, p.app.ID).Expires.IsZero() {
+		t.Errorf("prolonged by the administrator: %v", err)
+	}
 }
 
 // Ensure that a second consent for the same app and agreement renews the
