@@ -18,6 +18,7 @@ const (
 	EventCertificateIssued   EventKind = "certificate.issued"
 	EventCertificateRecorded EventKind = "certificate.recorded" // one that was not issued here
 	EventAppKeysReplaced     EventKind = "app.keys_replaced"
+	EventRevocationLists     EventKind = "app.revocation_lists_replaced" // of the authority pinned for the app
 	EventSecretIssued        EventKind = "secret.issued"
 	EventSignedIn            EventKind = "signin.succeeded"
 	EventSignInFailed        EventKind = "signin.failed"

@@ -68,6 +68,10 @@ type PinnedAuthority struct {
 	// a subject alternative name, or "dn:" and a distinguished name in the
 	// form of RFC 2253 (RFC 8705 2.1.2).
 	Subject string `json:"subject"`
+	// RevocationLists are its revocation lists in PEM (RFC 5280 5). Where there
+	// are some, a certificate is taken only while the list of the authority
+	// that issued it is in force and has it not.
+	RevocationLists string `json:"revocation_lists,omitempty"`
 }
 
 // ResourceServer is a party registered to introspect tokens (RFC 7662).

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
@@ -32,7 +33,7 @@ func newAuthority(t *testing.T) authority {
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	a.cert = a.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "Their CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, a.key)
+	a.cert = a.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "Their CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}, nil, a.key)
 	return a
 }
 
@@ -60,6 +61,24 @@ func (a authority) sign(template, parent *x509.Certificate, key *ecdsa.PrivateKe
 		a.t.Fatal(err)
 	}
 	return c
+}
+
+// revocations is a revocation list of the authority, in PEM.
+func (a authority) revocations(number int64, until time.Time, revoked ...tls.Certificate) string {
+	a.t.Helper()
+	l := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: until}
+	for _, r := range revoked {
+		c, err := x509.ParseCertificate(r.Certificate[0])
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: l.ThisUpdate})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, l, a.cert, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }
 
 // client makes a client certificate for a name, changed as a test wants it.
@@ -119,12 +138,21 @@ func (c certified) register(name string, auth keyholder.AuthMethod, pinned keyho
 // is refused.
 func (c certified) asks(t *testing.T, app keyholder.AppID, cert tls.Certificate) int {
 	t.Helper()
-	client := c.TLS()
+	client := c.client(cert)
+	defer client.CloseIdleConnections()
+	return c.asksBy(client, app)
+}
+
+// client is an HTTP client with a certificate, that keeps its connection.
+func (c certified) client(cert tls.Certificate) *http.Client {
+	config := c.TLS()
 	// Whatever authorities the server names, as an attacker would.
-	client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
-	transport := &http.Transport{TLSClientConfig: client}
-	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport}).PostForm(c.Issuer+"/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {string(app)},
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
+}
+
+func (c certified) asksBy(client *http.Client, app keyholder.AppID) int {
+	resp, err := client.PostForm(c.Issuer+"/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {string(app)},
 		"scope": {keyholder.ScopeRead}, "subscription_id": {string(c.subs[app])}})
 	if err != nil {
 		return 0
@@ -224,5 +252,65 @@ func TestPinnedAuthority(t *testing.T) {
 	}
 	if got := s.asks(t, second, theirs.client("tidy.example", nil)); got != http.StatusOK {
 		t.Errorf("the other app: %d", got)
+	}
+}
+
+// Ensure that what the authority of an app has revoked ends here at once, on
+// open connections too, and is let in no more; that a list goes on to count
+// after a restart; and that lists of others, old ones and altered ones are not
+// taken.
+func TestRevocationLists(t *testing.T) {
+	s := newCertified(t)
+	theirs, strangers := newAuthority(t), newAuthority(t)
+	day := time.Now().Add(24 * time.Hour)
+	known, unseen, good := theirs.client("cleaner.example", nil), theirs.client("cleaner.example", nil), theirs.client("cleaner.example", nil)
+	app := s.register("Cleaner", keyholder.AuthCertificate, keyholder.PinnedAuthority{PEM: encoded(theirs.cert.Raw), Subject: "dns:cleaner.example"}, "")
+	listed := s.register("Tidy", keyholder.AuthCertificate, keyholder.PinnedAuthority{PEM: encoded(theirs.cert.Raw), Subject: "dns:tidy.example",
+		RevocationLists: theirs.revocations(1, day)}, "")
+	if got := s.asks(t, listed, theirs.client("tidy.example", nil)); got != http.StatusOK {
+		t.Errorf("in no list: %d", got)
+	}
+	if got := s.asks(t, app, known); got != http.StatusOK {
+		t.Fatalf("before any list: %d", got)
+	}
+	open := s.client(known)
+	defer open.CloseIdleConnections()
+	if got := s.asksBy(open, app); got != http.StatusOK {
+		t.Fatalf("on a connection that stays open: %d", got)
+	}
+	admin, err := console.Dial(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	give := func(lists string) (console.AppRevocationLists, error) {
+		return admin.ReplaceAppRevocationLists(t.Context(), console.NewAppRevocationLists{App: string(app), Lists: lists})
+	}
+	for name, lists := range map[string]string{
+		"of another authority": strangers.revocations(9, day),
+		"ended":                theirs.revocations(9, time.Now().Add(-time.Second)),
+		"no list":              encoded(theirs.cert.Raw),
+		"two of one":           theirs.revocations(9, day) + theirs.revocations(9, day),
+		"nothing":              "",
+	} {
+		if _, err := give(lists); keyholder.CodeOf(err) != keyholder.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	done, err := give(theirs.revocations(2, day, known, unseen))
+	if err != nil || len(done.Receipts) != 1 || done.Receipts[0].Target.ID != keyholder.ThumbprintOf(known.Certificate[0]).String() || !done.Until.Equal(day.Truncate(time.Second)) {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if got := s.asksBy(open, app); got != http.StatusUnauthorized {
+		t.Errorf("a revoked certificate on a connection that stayed open: %d", got)
+	}
+	if _, err := give(theirs.revocations(1, day)); keyholder.CodeOf(err) != keyholder.Conflict {
+		t.Errorf("an older list: %v", err)
+	}
+	for range 2 {
+		if known, unseen, other := s.asks(t, app, known), s.asks(t, app, unseen), s.asks(t, app, good); known != 0 || unseen != 0 || other != http.StatusOK {
+			t.Errorf("revoked and on record: %d, revoked and never seen: %d, in force: %d", known, unseen, other)
+		}
+		s.Restart()
 	}
 }

@@ -47,6 +47,7 @@ example:
 	keys := f.value("keys", "`FILE`: JWK set of the app's public keys")
 	cert := f.value("cert", "`FILE`: certificate in PEM that the app made itself")
 	ca := f.value("ca", "`FILE`: certificate in PEM of the authority to pin")
+	crl := f.value("crl", "`FILE`: revocation list of the authority of -ca; without one only keyholder cert revoke ends its certificates early")
 	subject := f.value("subject", "`SUBJECT`: what certificates of -ca must name: dns:NAME, uri:URI or dn:DISTINGUISHED-NAME")
 	out := f.value("out", "`FILE`: new file, mode 0600, for the secret")
 	if _, err := f.parse(args); err != nil {
@@ -76,6 +77,11 @@ example:
 	}
 	if *ca != "" {
 		if q.Pinned.PEM, err = readPinned(env, *ca); err != nil {
+			return err
+		}
+	}
+	if *crl != "" {
+		if q.Pinned.RevocationLists, err = readRevocationLists(env, *crl); err != nil {
 			return err
 		}
 	}
@@ -133,6 +139,48 @@ func readPinned(env *environment, path string) (string, error) {
 		err = pki.CheckPinned(b, env.now())
 	}
 	return string(b), err
+}
+
+func readRevocationLists(env *environment, path string) (string, error) {
+	b, err := readFile(env, path)
+	if err != nil {
+		return "", err
+	}
+	return pki.RevocationListPEM(b)
+}
+
+func runAppCRL(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "app crl", `
+Takes the newest revocation list (CRL) of the authority that is pinned for an
+app, in PEM or DER, and prints the app's ID. Certificates of the app that it
+lists end everywhere at once; those that never came here are refused when they
+do. From then on the list must stay in force: when it has ended without a new
+one, the authority's certificates are refused, so run this by a timer. If the
+authority is several, give the lists of all in one file, in PEM.
+
+example:
+  $ curl -sS -o ca.crl http://ca.example/ca.crl && \
+      keyholder app crl -id fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24 -crl ca.crl`).server().reading()
+	id := f.need("id", "`ID`: the app")
+	file := f.need("crl", "`FILE`: revocation list; - is standard input")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	lists, err := readRevocationLists(env, *file)
+	if err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	done, err := c.ReplaceAppRevocationLists(ctx, console.NewAppRevocationLists{App: *id, Lists: lists})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.stderr, "in force until %s; certificates ended: %d\n", stamp(done.Until), len(done.Receipts))
+	return f.added(string(done.App), done)
 }
 
 func runAppKeys(ctx context.Context, env *environment, args []string) error {

@@ -83,6 +83,7 @@ func commands() []command {
 		{"app list", "list apps", apps().runList},
 		{"app show", "show an app", apps().runShow},
 		{"app keys", "replace the public keys of an app", runAppKeys},
+		{"app crl", "take the revocation list of an app's own authority", runAppCRL},
 		{"app secret", "draw a further secret of an app", secretCommand("app")},
 		{"resourceserver add", "register who may introspect tokens", runResourceServerAdd},
 		{"resourceserver list", "list resource servers", resourceServers().runList},

@@ -3,6 +3,7 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -42,6 +43,20 @@ type NewAppCertificate struct {
 	Certificate string `json:"certificate"` // PEM
 }
 
+// NewAppRevocationLists asks to replace the revocation lists of the authority
+// that is pinned for an app.
+type NewAppRevocationLists struct {
+	App   string `json:"app"`
+	Lists string `json:"lists"` // PEM
+}
+
+// AppRevocationLists says what came of new revocation lists.
+type AppRevocationLists struct {
+	App      keyholder.AppID     `json:"app"`
+	Until    time.Time           `json:"until"`    // when the first of them ends
+	Receipts []keyholder.Receipt `json:"receipts"` // of the certificates on record that they have
+}
+
 func (c *Console) listApps(context.Context) ([]keyholder.App, error) {
 	return c.ledger.ListApps(), nil
 }
@@ -62,6 +77,11 @@ func (c *Console) addApp(ctx context.Context, q NewApp) (AddedApp, error) {
 	if q.Pinned.PEM != "" {
 		if err := pki.CheckPinned([]byte(q.Pinned.PEM), c.now()); err != nil {
 			return AddedApp{}, err
+		}
+		if q.Pinned.RevocationLists != "" {
+			if err := pki.CheckRevocationLists(q.Pinned, "", c.now()); err != nil {
+				return AddedApp{}, err
+			}
 		}
 	}
 	if (q.Authentication == keyholder.AuthSelfSigned) != (q.Certificate != "") {
@@ -121,6 +141,47 @@ func (c *Console) replaceAppKeys(ctx context.Context, q NewAppKeys) (keyholder.A
 		return keyholder.App{}, err
 	}
 	return c.ledger.ReplaceKeys(ctx, ledger.Administrator, id, keys)
+}
+
+// replaceAppRevocationLists takes new lists and ends, everywhere, the
+// certificates of the app on record that are in them. Those that never came
+// here are refused in the handshake.
+func (c *Console) replaceAppRevocationLists(ctx context.Context, q NewAppRevocationLists) (AppRevocationLists, error) {
+	app, err := c.app(ctx, q.App)
+	if err != nil {
+		return AppRevocationLists{}, err
+	}
+	pinned := app.Pinned
+	pinned.RevocationLists = q.Lists
+	if err := pki.CheckRevocationLists(pinned, app.Pinned.RevocationLists, c.now()); err != nil {
+		return AppRevocationLists{}, err
+	}
+	until := pki.RevocationListsEnd(pinned)
+	if app, err = c.ledger.ReplaceRevocationLists(ctx, ledger.Administrator, app.ID, q.Lists, until); err != nil {
+		return AppRevocationLists{}, err
+	}
+	done := AppRevocationLists{App: app.ID, Until: until, Receipts: []keyholder.Receipt{}}
+	for _, k := range c.ledger.ListCertificates() {
+		if k.Origin != keyholder.OriginPinned || k.Subject != string(app.ID) || !k.Revoked.IsZero() {
+			continue
+		}
+		text, err := c.ledger.CertificatePEM(ctx, k.Serial)
+		if err != nil {
+			return done, err
+		}
+		if revoked, err := pki.Revoked(app.Pinned, text); err != nil || !revoked {
+			if err != nil {
+				return done, err
+			}
+			continue
+		}
+		r, err := c.ledger.Cut(ctx, ledger.Administrator, keyholder.Target{Kind: keyholder.CutCertificate, ID: k.Serial}, "revoked by its authority")
+		if err != nil {
+			return done, err
+		}
+		done.Receipts = append(done.Receipts, r)
+	}
+	return done, nil
 }
 
 func (c *Console) addAppCertificate(ctx context.Context, q NewAppCertificate) (CertificateText, error) {

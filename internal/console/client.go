@@ -145,6 +145,12 @@ func (c *Client) ReplaceAppKeys(ctx context.Context, q NewAppKeys) (keyholder.Ap
 	return send[keyholder.App](ctx, c, "app-keys", q)
 }
 
+// ReplaceAppRevocationLists replaces the revocation lists of the authority
+// that is pinned for an app.
+func (c *Client) ReplaceAppRevocationLists(ctx context.Context, q NewAppRevocationLists) (AppRevocationLists, error) {
+	return send[AppRevocationLists](ctx, c, "app-revocation-lists", q)
+}
+
 // AddAppCertificate records a further certificate that an app made itself.
 func (c *Client) AddAppCertificate(ctx context.Context, q NewAppCertificate) (CertificateText, error) {
 	return send[CertificateText](ctx, c, "app-certificates", q)

@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/pki"
 )
 
 // maxWithin bounds how far ahead expiring looks.
 const maxWithin = 10 * 366 * 24 * time.Hour
 
-// Expiry is something in use that ends soon, or, if it is a certificate, has
-// ended without a new one in its place.
+// Expiry is something in use that ends soon, or, if it is a certificate or a
+// revocation list, has ended without a new one in its place.
 type Expiry struct {
-	What string    `json:"what"` // agreement, consent or certificate
+	What string    `json:"what"` // agreement, consent, certificate or revocation list
 	ID   string    `json:"id"`
 	Name string    `json:"name"`
 	Ends time.Time `json:"ends"`
@@ -45,6 +46,12 @@ func (c *Console) expiring(_ context.Context, q map[string]string) ([]Expiry, er
 			found = append(found, Expiry{What: "consent", ID: string(s.Consent), Ends: standing.Consent.Expires,
 				Name: fmt.Sprintf("%s to %s", c.ledger.Owner(s.Owner).Key, standing.App.Name),
 				Todo: "the owner gives it again: by signing in, or with `keyholder subscription add`"})
+		}
+	}
+	for _, a := range c.ledger.PinnedApps() {
+		if until := pki.RevocationListsEnd(a.Pinned); soon(until) {
+			found = append(found, Expiry{What: "revocation list", ID: string(a.ID), Ends: until, Name: fmt.Sprintf("the authority of app %s", a.Name),
+				Todo: fmt.Sprintf("give the new one with `keyholder app crl -id %s`", a.ID)})
 		}
 	}
 	slices.SortStableFunc(found, func(a, b Expiry) int { return a.Ends.Compare(b.Ends) })

@@ -59,6 +59,7 @@ func (c *Console) routes() map[string]map[string]action {
 		"apps":                  {"GET": list(c.listApps), "POST": post(c.addApp)},
 		"apps/{id}":             {"GET": show(c.app)},
 		"app-keys":              {"POST": post(c.replaceAppKeys)},
+		"app-revocation-lists":  {"POST": post(c.replaceAppRevocationLists)},
 		"app-certificates":      {"POST": post(c.addAppCertificate)},
 		"resource-servers":      {"GET": list(c.listResourceServers), "POST": post(c.addResourceServer)},
 		"resource-servers/{id}": {"GET": show(c.resourceServer)},

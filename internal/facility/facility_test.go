@@ -50,7 +50,7 @@ func open(t testing.TB, keep int) *facility.Facility {
 		for _, o := range []keyholder.OwnerID{northgate, stAnna} {
 			all = append(all, fmt.Sprintf("INSERT INTO owners (id, key, name, created) VALUES ('%s', '%[1]s', 'o', 1)", o))
 		}
-		all = append(all, "INSERT INTO apps (id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, redirect_uris, pushed_only, created) VALUES ('app', 'a', 'fds', '[]', '', '[]', '', '', '[]', 0, 1)")
+		all = append(all, "INSERT INTO apps (id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, pinned_lists, redirect_uris, pushed_only, created) VALUES ('app', 'a', 'fds', '[]', '', '[]', '', '', '', '[]', 0, 1)")
 		for i, sub := range []keyholder.SubscriptionID{subA, subB} {
 			owner := []keyholder.OwnerID{northgate, stAnna}[i]
 			all = append(all,

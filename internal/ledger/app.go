@@ -43,9 +43,9 @@ func (l *Ledger) AddApp(ctx context.Context, actor string, app keyholder.App) (k
 		if err := l.checkPinned(app.Pinned); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO apps (id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, redirect_uris, pushed_only, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			app.ID, app.Name, app.Profile, grants, app.Authentication, keys, app.Pinned.PEM, app.Pinned.Subject, uris, app.PushedOnly, micros(app.Created)); err != nil {
+		if _, err := tx.Exec(`INSERT INTO apps (id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, pinned_lists, redirect_uris, pushed_only, created)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			app.ID, app.Name, app.Profile, grants, app.Authentication, keys, app.Pinned.PEM, app.Pinned.Subject, app.Pinned.RevocationLists, uris, app.PushedOnly, micros(app.Created)); err != nil {
 			return fmt.Errorf("add an app: %w", err)
 		}
 		tx.After(func() {
@@ -84,20 +84,42 @@ func (l *Ledger) ReplaceKeys(ctx context.Context, actor string, id keyholder.App
 	if err != nil {
 		return keyholder.App{}, err
 	}
-	var app keyholder.App
+	return l.changeApp(ctx, id, func(tx *store.Tx, app *keyholder.App) error {
+		app.Keys = keys
+		if _, err := tx.Exec("UPDATE apps SET keys = ? WHERE id = ?", stored, id); err != nil {
+			return fmt.Errorf("replace the keys of an app: %w", err)
+		}
+		return l.Append(tx, keyholder.EventAppKeysReplaced, actor, string(id), detail{"keys": fmt.Sprint(len(keys))})
+	})
+}
+
+// ReplaceRevocationLists gives the authority that is pinned for an app other
+// revocation lists, which the caller has checked. They end in part, or as a
+// whole, at the time until. Errors: NotFound, Invalid.
+func (l *Ledger) ReplaceRevocationLists(ctx context.Context, actor string, id keyholder.AppID, lists string, until time.Time) (keyholder.App, error) {
+	return l.changeApp(ctx, id, func(tx *store.Tx, app *keyholder.App) error {
+		app.Pinned.RevocationLists = lists
+		if _, err := tx.Exec("UPDATE apps SET pinned_lists = ? WHERE id = ?", lists, id); err != nil {
+			return fmt.Errorf("replace the revocation lists of an app: %w", err)
+		}
+		return l.Append(tx, keyholder.EventRevocationLists, actor, string(id), detail{"until": until.UTC().Format(time.RFC3339)})
+	})
+}
+
+// changeApp changes an app in force, if the result may be registered.
+func (l *Ledger) changeApp(ctx context.Context, id keyholder.AppID, change func(*store.Tx, *keyholder.App) error) (app keyholder.App, err error) {
 	err = l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		if app = l.App(id); app.ID == "" || !app.Cut.IsZero() {
 			return keyholder.Errorf(keyholder.NotFound, "no such app in force")
 		}
-		app.Keys = keys
+		if err := change(tx, &app); err != nil {
+			return err
+		}
 		if err := keyholder.CheckRegistration(app); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("UPDATE apps SET keys = ? WHERE id = ?", stored, id); err != nil {
-			return fmt.Errorf("replace the keys of an app: %w", err)
-		}
 		tx.After(func() { l.view.set(func() { l.view.apps[id] = app }) })
-		return l.Append(tx, keyholder.EventAppKeysReplaced, actor, string(id), detail{"keys": fmt.Sprint(len(keys))})
+		return nil
 	})
 	return app, err
 }
@@ -152,11 +174,11 @@ func checkRedirectURI(s string) error {
 }
 
 func (l *Ledger) loadApps(ctx context.Context) error {
-	return l.each(ctx, "SELECT id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, redirect_uris, pushed_only, created, cut FROM apps", func(scan scanner) error {
+	return l.each(ctx, "SELECT id, name, profile, grants, authentication, keys, pinned_pem, pinned_subject, pinned_lists, redirect_uris, pushed_only, created, cut FROM apps", func(scan scanner) error {
 		var a keyholder.App
 		var grants, keys, uris string
 		var created, cut int64
-		if err := scan(&a.ID, &a.Name, &a.Profile, &grants, &a.Authentication, &keys, &a.Pinned.PEM, &a.Pinned.Subject,
+		if err := scan(&a.ID, &a.Name, &a.Profile, &grants, &a.Authentication, &keys, &a.Pinned.PEM, &a.Pinned.Subject, &a.Pinned.RevocationLists,
 			&uris, &a.PushedOnly, &created, &cut); err != nil {
 			return err
 		}

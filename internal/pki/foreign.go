@@ -74,9 +74,9 @@ func CheckPinned(in []byte, now time.Time) error {
 }
 
 // VerifyPinned says whether the chain that a client presented, its own
-// certificate first, leads to an authority pinned for an app and names the
-// subject registered with it, and returns the record of the client's
-// certificate. Errors are [keyholder.Error] of code Denied.
+// certificate first, leads to an authority pinned for an app, names the subject
+// registered with it, and is not revoked by the lists on record, and returns
+// the record of the client's certificate. Errors are [keyholder.Error] of code Denied.
 func VerifyPinned(p keyholder.PinnedAuthority, app keyholder.AppID, chain []*x509.Certificate, now time.Time) (keyholder.Certificate, error) {
 	roots, leaf := x509.NewCertPool(), chain[0]
 	if !names(leaf, p.Subject) || !roots.AppendCertsFromPEM([]byte(p.PEM)) {
@@ -85,10 +85,16 @@ func VerifyPinned(p keyholder.PinnedAuthority, app keyholder.AppID, chain []*x50
 	if leaf.IsCA || !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || checkKey(leaf.PublicKey) != nil {
 		return keyholder.Certificate{}, keyholder.Errorf(keyholder.Denied, "the certificate is not a client's")
 	}
-	if err := verifyChain(roots, chain, now); err != nil {
+	chains, err := verifyChain(roots, chain, now)
+	if err != nil {
 		return keyholder.Certificate{}, err
 	}
-	return foreign(leaf, keyholder.OriginPinned, app), nil
+	for _, c := range chains {
+		if err = checkRevocation(p, c, now); err == nil {
+			return foreign(leaf, keyholder.OriginPinned, app), nil
+		}
+	}
+	return keyholder.Certificate{}, err
 }
 
 // names says whether a certificate names a subject in the form of
@@ -110,16 +116,18 @@ func names(c *x509.Certificate, subject string) bool {
 	return false
 }
 
-// verifyChain verifies a client's chain against roots.
-func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) error {
+// verifyChain verifies a client's chain against roots, and returns the chains
+// to them, the client's certificate first.
+func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) ([][]*x509.Certificate, error) {
 	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	for _, c := range chain[1:] {
 		o.Intermediates.AddCert(c)
 	}
-	if _, err := chain[0].Verify(o); err != nil {
-		return &keyholder.Error{Code: keyholder.Denied, Detail: "the client certificate was not verified", Err: err}
+	chains, err := chain[0].Verify(o)
+	if err != nil {
+		return nil, &keyholder.Error{Code: keyholder.Denied, Detail: "the client certificate was not verified", Err: err}
 	}
-	return nil
+	return chains, nil
 }
 
 // parseCertificates reads 1 to maxCertificates certificates in PEM and nothing

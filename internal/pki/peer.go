@@ -34,7 +34,7 @@ func VerifyClient(s tls.ConnectionState) error {
 //
 // Errors are [keyholder.Error] of code Denied.
 func (a *Authority) VerifyClient(chain []*x509.Certificate, now time.Time) error {
-	if err := verifyChain(a.Pool(), chain, now); err != nil {
+	if _, err := verifyChain(a.Pool(), chain, now); err != nil {
 		return err
 	}
 	return checkProfile(chain[0])

@@ -34,6 +34,7 @@ CREATE TABLE apps (
   keys           TEXT NOT NULL,
   pinned_pem     TEXT NOT NULL,
   pinned_subject TEXT NOT NULL,
+  pinned_lists   TEXT NOT NULL,
   redirect_uris  TEXT NOT NULL,
   pushed_only    BIGINT NOT NULL,
   created        BIGINT NOT NULL,

@@ -39,6 +39,7 @@ CREATE TABLE apps (
   keys           TEXT NOT NULL, -- JSON array of public JWKs
   pinned_pem     TEXT NOT NULL, -- authority that may vouch for the app; empty: none but ours
   pinned_subject TEXT NOT NULL,
+  pinned_lists   TEXT NOT NULL, -- its revocation lists; empty: none are read
   redirect_uris  TEXT NOT NULL, -- JSON array
   pushed_only    INTEGER NOT NULL,
   created        INTEGER NOT NULL,
