@@ -32,11 +32,13 @@ var imports = map[string][]string{
 	".": {},
 
 	// Public.
-	"guard":           {"."},
-	"client":          {".", "guard"},
-	"client/mqttpool": {"."},
-	"conformance":     {"."},
-	"keyholdertest":   {".", "client", "client/mqttpool", "guard", "internal/console", "internal/daemon", "internal/pki", "internal/visitor"},
+	"guard":                {"."},
+	"client":               {".", "guard"},
+	"client/mqttpool":      {".", "client/internal/link"},
+	"client/publisher":     {".", "client", "client/internal/link"},
+	"client/internal/link": {"."}, // what those two share
+	"conformance":          {"."},
+	"keyholdertest":        {".", "client", "client/mqttpool", "guard", "internal/console", "internal/daemon", "internal/pki", "internal/visitor"},
 
 	// Memory.
 	"internal/store":           {"."},
@@ -65,7 +67,7 @@ var imports = map[string][]string{
 		"internal/authserver", "internal/webapi", "internal/webhook", "internal/broker", "internal/broker/external", "internal/console", "internal/keyfile",
 	},
 	"internal/visitor": {"."},
-	"cmd/keyholder":    {".", "guard", "client", "client/mqttpool", "conformance", "internal/broker/external", "internal/daemon", "internal/pki", "internal/keyring", "internal/console", "internal/visitor"},
+	"cmd/keyholder":    {".", "guard", "client", "client/mqttpool", "client/publisher", "conformance", "internal/broker/external", "internal/daemon", "internal/pki", "internal/keyring", "internal/console", "internal/visitor"},
 	"bench":            {anything},
 }
 
@@ -80,7 +82,7 @@ var homes = map[string][]string{
 	"github.com/luikyv/go-oidc":       {"internal/authserver"},
 	"github.com/go-jose/go-jose/v4":   {"guard", "conformance", "internal/keyring", "internal/authserver", "cmd/keyholder"},
 	"github.com/mochi-mqtt/server/v2": {"internal/broker"},
-	"github.com/eclipse/paho.golang":  {"client/mqttpool", "conformance", "cmd/keyholder"},
+	"github.com/eclipse/paho.golang":  {"client/mqttpool", "client/publisher", "conformance", "cmd/keyholder"},
 	"github.com/pressly/goose/v3":     {"internal/store"},
 	"modernc.org/sqlite":              {"internal/store"},
 	"golang.org/x/crypto":             {"internal/ledger"},

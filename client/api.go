@@ -33,6 +33,8 @@ type APIError struct {
 	Message    string // for example "unauthorized_request" or "invalid_parameter"
 	Detail     string // of a problem document; may be empty
 	Hint       string // what to do about it; may be empty
+	// RetryAfter is for how long the API asks to wait; 0: it does not say.
+	RetryAfter time.Duration
 }
 
 // Error returns status, message and detail.
@@ -149,6 +151,7 @@ func (s *Session) call(ctx context.Context, c call) ([]byte, error) {
 		}
 		refused := refusal(resp)
 		pause := retryAfter(resp.Header, -1, s.c.cfg.Now())
+		refused.RetryAfter = max(pause, 0)
 		switch {
 		case resp.StatusCode == http.StatusUnauthorized && !reproved && proofRefused(resp.Header):
 			reproved = true
@@ -197,7 +200,7 @@ func (s *Session) read(resp *http.Response) ([]byte, error) {
 }
 
 // refusal reads an error answer.
-func refusal(resp *http.Response) error {
+func refusal(resp *http.Response) *APIError {
 	defer resp.Body.Close() //nolint:errcheck // only read from
 	e := &APIError{HTTPStatus: resp.StatusCode, Status: resp.StatusCode}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))

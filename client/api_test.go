@@ -99,7 +99,7 @@ func TestCallFails(t *testing.T) {
 			w.Header().Set("Location", "https://other.example.com/")
 			w.WriteHeader(307)
 		}, client.APIError{HTTPStatus: 307, Status: 307}, ""},
-		"busy for long": {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "600"); w.WriteHeader(503) }, client.APIError{HTTPStatus: 503, Status: 503}, ""},
+		"busy for long": {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "600"); w.WriteHeader(503) }, client.APIError{HTTPStatus: 503, Status: 503, RetryAfter: 10 * time.Minute}, ""},
 		"busy, no word": {fds(503, ""), client.APIError{HTTPStatus: 503, Status: 503}, ""},
 		"object":        {fds(200, `{"a":1}`), client.APIError{}, keyholder.Invalid},
 		"null":          {fds(200, `null`), client.APIError{}, keyholder.Invalid},

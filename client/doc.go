@@ -5,7 +5,8 @@
 // with PKCE), gets a [Session] for the subscription that the owner's consent
 // created, and pulls items with it; the session renews its tokens by itself
 // (FDS 2.6.5.1). What is pushed arrives through an HTTP handler ([NewReceiver])
-// or over MQTT (package mqttpool). A provider delivers items with [Provider].
+// or over MQTT (package mqttpool). A provider delivers items with package
+// publisher, or request by request with [Provider].
 //
 // Tokens leave this package in two ways only: in the header of a request over
 // TLS, and as [Tokens] for the function that saves them. They stand in no

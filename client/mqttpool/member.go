@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"slices"
@@ -17,23 +16,16 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/client/internal/link"
 )
 
 const (
-	// connectWithin bounds TCP and TLS handshake, and again CONNECT and
-	// SUBSCRIBE.
-	connectWithin = 15 * time.Second
-	// firstWait and lastWait bound the waits between tries to connect;
 	// takeoverTries is the number of failures that a takeover counts as: two
 	// apps with one subscription must not chase each other.
-	firstWait     = time.Second
-	lastWait      = time.Minute
 	takeoverTries = 6
 	// firstRetry and lastRetry bound the waits between tries of a handler.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
-
-	sessionTakenOver = 0x8e // MQTT 5 section 3.14.2.1
 )
 
 // member is one subscription of a pool.
@@ -94,7 +86,7 @@ func (p *Pool) join(s Subscription) (*member, error) {
 		OnConnectError:   m.failed,
 		ClientConfig: paho.ClientConfig{
 			ClientID:           string(s.ID),
-			PacketTimeout:      connectWithin,
+			PacketTimeout:      link.ConnectWithin,
 			OnServerDisconnect: m.disconnected,
 			OnClientError:      m.lost,
 			// The library acknowledges a message when this returns, in order.
@@ -131,7 +123,7 @@ func (m *member) attempt(ctx context.Context) (net.Conn, error) {
 	m.mu.Lock()
 	early := m.early
 	m.mu.Unlock()
-	if err := sleep(ctx, time.Until(early)); err != nil {
+	if err := link.Sleep(ctx, time.Until(early)); err != nil {
 		return nil, err
 	}
 	c, err := m.pool.dial(ctx, m)
@@ -159,13 +151,13 @@ func (m *member) backoff() time.Duration {
 	if m.failures == 0 {
 		return 0
 	}
-	return jitter(firstWait, lastWait, m.failures)
+	return link.Jitter(link.FirstWait, link.LastWait, m.failures)
 }
 
 // up subscribes after each connection, to everything of the subscription in
 // one packet. If that fails the connection is of no use.
 func (m *member) up(manager *autopaho.ConnectionManager, c *conn) {
-	ctx, cancel := context.WithTimeout(m.ctx, connectWithin)
+	ctx, cancel := context.WithTimeout(m.ctx, link.ConnectWithin)
 	defer cancel()
 	_, err := manager.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: m.filter, QoS: 1}}})
 	if err != nil {
@@ -178,7 +170,7 @@ func (m *member) up(manager *autopaho.ConnectionManager, c *conn) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.conn != c || c.isClosed() { // it went down meanwhile, which down deals with
+	if m.conn != c || c.IsClosed() { // it went down meanwhile, which down deals with
 		return
 	}
 	m.failures = 0
@@ -223,10 +215,10 @@ func (m *member) failed(err error) {
 // disconnected is called when the broker says why it ends a connection.
 func (m *member) disconnected(d *paho.Disconnect) {
 	err := fmt.Errorf("the broker ended the connection with code %#02x", d.ReasonCode)
-	if d.ReasonCode == sessionTakenOver {
+	if d.ReasonCode == link.SessionTakenOver {
 		err = errors.New("another connection of the same subscription took over")
 		m.mu.Lock()
-		m.early = time.Now().Add(firstWait + jitter(firstWait, lastWait, takeoverTries))
+		m.early = time.Now().Add(link.FirstWait + link.Jitter(link.FirstWait, link.LastWait, takeoverTries))
 		m.mu.Unlock()
 		m.pool.cfg.Log.Warn("another mqtt connection of the same subscription took over", "subscription", string(m.sub.ID))
 	}
@@ -287,11 +279,11 @@ func (m *member) take(p *paho.Publish) {
 	c := m.current()
 	for try := 1; ; try++ {
 		if m.ctx.Err() != nil {
-			<-c.closed
+			<-c.Closed()
 		}
 		// Nothing may overtake a message that was not taken and will come
 		// again over the next connection.
-		if c.isClosed() {
+		if c.IsClosed() {
 			return
 		}
 		err := m.sub.Handler(m.ctx, msg)
@@ -302,11 +294,11 @@ func (m *member) take(p *paho.Publish) {
 		if m.ctx.Err() == nil {
 			m.pool.cfg.Log.Warn("an mqtt message was not taken", "subscription", string(m.sub.ID), "level", msg.Level, "try", try, "error", err.Error())
 		}
-		wait := time.NewTimer(jitter(firstRetry, lastRetry, try))
+		wait := time.NewTimer(link.Jitter(firstRetry, lastRetry, try))
 		select {
 		case <-wait.C:
 		case <-m.ctx.Done():
-		case <-c.closed:
+		case <-c.Closed():
 		}
 		wait.Stop()
 	}
@@ -326,28 +318,4 @@ func userProperties(p *paho.Publish) []string {
 		return nil
 	}
 	return p.Properties.User.GetAll(propertyMessage)
-}
-
-// jitter is a random time up to a bound that is first at the first try,
-// doubles with each and ends at last.
-func jitter(first, last time.Duration, try int) time.Duration {
-	bound := last
-	if shift := try - 1; shift < 16 {
-		bound = min(first<<shift, last)
-	}
-	return rand.N(bound) + 1
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

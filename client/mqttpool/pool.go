@@ -14,16 +14,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"log/slog"
-	"net"
 	"net/url"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/client/internal/link"
 )
 
 const (
@@ -34,8 +32,6 @@ const (
 	maxKeepAlive          = 18 * time.Hour // MQTT 5 section 3.1.2.10
 	// maxPacket bounds a packet from the broker, in bytes; the broker is told.
 	maxPacket = 16 << 20
-	// writeWithin bounds the writing of a packet.
-	writeWithin = 20 * time.Second
 )
 
 // Config says how to reach the broker. Zero values stand for the defaults
@@ -118,11 +114,11 @@ type Pool struct {
 // New returns an empty pool, or an [keyholder.Error] of code Invalid if the
 // configuration is unsafe or incomplete. It connects to nobody.
 func New(cfg Config) (*Pool, error) {
-	u, err := url.Parse(cfg.Broker)
-	switch {
-	case err != nil || u.Scheme != "mqtts" || u.Hostname() == "" || !isPort(u.Port()) || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "":
-		return nil, keyholder.Errorf(keyholder.Invalid, "the broker's address is not of the form mqtts://host:port")
-	case cfg.HandshakeLimit < 0 || cfg.KeepAlive < 0 || cfg.SessionExpiry < 0:
+	u, err := link.ParseBroker(cfg.Broker)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.HandshakeLimit < 0 || cfg.KeepAlive < 0 || cfg.SessionExpiry < 0 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "a bound of the pool is negative")
 	}
 	setDefault(&cfg.HandshakeLimit, defaultHandshakes)
@@ -146,11 +142,6 @@ func setDefault[T comparable](v *T, d T) {
 	if *v == zero {
 		*v = d
 	}
-}
-
-func isPort(s string) bool {
-	n, err := strconv.ParseUint(s, 10, 16)
-	return err == nil && n > 0
 }
 
 // Add begins to keep a connection and returns at once; see [Pool.Ready]. It
@@ -250,59 +241,15 @@ func (p *Pool) dial(ctx context.Context, m *member) (*conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectWithin)
-	defer cancel()
-	cfg := p.cfg.TLS.Config()
-	cfg.RootCAs, cfg.ServerName = p.cfg.RootCAs, p.broker.Hostname()
-	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		c, err := m.sub.Certificate()
-		if err == nil && c == nil {
-			err = errors.New("there is no client certificate")
-		}
-		return c, err
-	}
-	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: cfg}
-	c, err := d.DialContext(ctx, "tcp", p.broker.Host)
+	c, err := link.Dialer{Broker: p.broker, RootCAs: p.cfg.RootCAs, TLS: p.cfg.TLS, Certificate: m.sub.Certificate}.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, closed: make(chan struct{})}, nil
+	return &conn{Conn: c}, nil
 }
 
-// conn is a connection that tells of its end. The mutex keeps the packets of
-// several writers apart; the MQTT library looks for its Lock and Unlock.
+// conn is a connection of a member.
 type conn struct {
-	net.Conn
-	sync.Mutex
-	once   sync.Once
-	closed chan struct{}
-	given  atomic.Bool // up, at this end
-}
-
-// Write writes within a bounded time: a broker that does not read is gone.
-func (c *conn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeWithin)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
-}
-
-// Close closes the connection and then tells of it: who hears of it can be
-// sure that nothing more is written.
-func (c *conn) Close() error {
-	err := net.ErrClosed
-	c.once.Do(func() {
-		err = c.Conn.Close()
-		close(c.closed)
-	})
-	return err
-}
-
-func (c *conn) isClosed() bool {
-	select {
-	case <-c.closed:
-		return true
-	default:
-		return false
-	}
+	*link.Conn
+	given atomic.Bool // up, at this end
 }
