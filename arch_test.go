@@ -125,7 +125,7 @@ type file struct {
 	*ast.File
 }
 
-// load parses every Go file of the tree that is not a test.
+// load parses every Go file of the module that is not a test.
 func load(tree fs.FS, fset *token.FileSet) ([]pkg, error) {
 	byDir := map[string]*pkg{}
 	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
@@ -136,6 +136,9 @@ func load(tree fs.FS, fset *token.FileSet) ([]pkg, error) {
 		if d.IsDir() {
 			if name != "." && (strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "node_modules") {
 				return fs.SkipDir
+			}
+			if _, err := fs.Stat(tree, path.Join(name, "go.mod")); err == nil && name != "." {
+				return fs.SkipDir // a module of its own
 			}
 			return nil
 		}

@@ -61,9 +61,8 @@ type Mailbox struct {
 	consumers map[keyholder.SubscriptionID][]*Consumer
 	closed    bool
 
-	acks       acks
-	retention  retention
-	statements statements // of the store's writer
+	acks      acks
+	retention retention
 }
 
 // Open returns the mailboxes kept in the store. Close must be called before
@@ -150,9 +149,6 @@ func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level str
 	if err := m.ledger.Standing(sub).Holds(now).Err(); err != nil {
 		return 0, err
 	}
-	if err := m.statements.prepare(tx.Tx); err != nil {
-		return 0, err
-	}
 	seq, err := m.nextSeq(tx, sub, int64(len(level)+len(payload)))
 	if err != nil {
 		return 0, err
@@ -160,7 +156,8 @@ func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level str
 	if payload == nil {
 		payload = []byte{}
 	}
-	if _, err := m.statements.insert.Exec(sub, seq, level, payload, now.UnixMicro(), checksum(sub, seq, level, payload, now.UnixMicro())); err != nil {
+	if _, err := tx.Exec("INSERT INTO messages (subscription, seq, level, payload, at, sum) VALUES (?, ?, ?, ?, ?, ?)",
+		sub, seq, level, payload, now.UnixMicro(), checksum(sub, seq, level, payload, now.UnixMicro())); err != nil {
 		return 0, fmt.Errorf("append to the mailbox: %w", err)
 	}
 	msg := Message{Seq: seq, Level: level, Payload: payload, At: now}
@@ -172,7 +169,10 @@ func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level str
 // changes nothing if the queue is full. The check of cut is a second lock.
 func (m *Mailbox) nextSeq(tx *store.Tx, sub keyholder.SubscriptionID, size int64) (int64, error) {
 	var seq int64
-	err := m.statements.next.QueryRow(size, sub, m.cfg.MaxMessages, m.cfg.MaxBytes).Scan(&seq)
+	err := tx.QueryRow(`UPDATE mailboxes SET next_seq = next_seq + 1, messages = messages + 1, bytes = bytes + ?1
+		WHERE subscription = ?2 AND messages < ?3 AND bytes + ?1 <= ?4
+		  AND EXISTS (SELECT 1 FROM subscriptions WHERE id = ?2 AND cut = 0)
+		RETURNING next_seq - 1`, size, sub, m.cfg.MaxMessages, m.cfg.MaxBytes).Scan(&seq)
 	if err == nil {
 		return seq, nil
 	}
@@ -186,34 +186,6 @@ func (m *Mailbox) nextSeq(tx *store.Tx, sub keyholder.SubscriptionID, size int64
 	return 0, keyholder.Errorf(keyholder.Unavailable, "the mailbox of the subscription is full: %d messages, %d bytes", d.Messages, d.Bytes).
 		WithHint("let the app connect by MQTT or repair its webhook, or end the one it no longer uses: " +
 			"a message is kept until every consumer of the subscription has acknowledged it")
-}
-
-// statements are those of an append, prepared once for each transaction and
-// not for each message: parsing them costs more than running them. Only the
-// store's writer, in whose goroutine every change runs, touches them; the
-// transaction closes them.
-type statements struct {
-	tx           *sql.Tx
-	next, insert *sql.Stmt
-}
-
-func (s *statements) prepare(tx *sql.Tx) error {
-	if s.tx == tx {
-		return nil
-	}
-	next, err := tx.Prepare(`UPDATE mailboxes SET next_seq = next_seq + 1, messages = messages + 1, bytes = bytes + ?1
-		WHERE subscription = ?2 AND messages < ?3 AND bytes + ?1 <= ?4
-		  AND EXISTS (SELECT 1 FROM subscriptions WHERE id = ?2 AND cut = 0)
-		RETURNING next_seq - 1`)
-	if err != nil {
-		return fmt.Errorf("append to the mailbox: %w", err)
-	}
-	insert, err := tx.Prepare("INSERT INTO messages (subscription, seq, level, payload, at, sum) VALUES (?, ?, ?, ?, ?, ?)")
-	if err != nil {
-		return fmt.Errorf("append to the mailbox: %w", err)
-	}
-	*s = statements{tx: tx, next: next, insert: insert}
-	return nil
 }
 
 // offer shows a committed message to the live consumers of its queue. It runs
