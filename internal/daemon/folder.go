@@ -92,7 +92,7 @@ func InitWith(ctx context.Context, dir string, o InitOptions, now time.Time) err
 		if o.HSM.PINFile != "" {
 			o.HSM.PINFile = pinFile
 		}
-		if err := o.HSM.Check(); err != nil {
+		if err := o.HSM.Reach(); err != nil { // before anything is made
 			return err
 		}
 		config = bytes.Replace(config, []byte("    module: \"\"\n    token: \"\"\n    pin_file: \"\"\n"),

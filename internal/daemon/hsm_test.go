@@ -16,7 +16,7 @@ import (
 
 // Ensure that a folder whose signing keys are in an HSM starts with it, sealed
 // or not, and again; that it starts neither without it nor with a wrong PIN;
-// and that half a setting makes no folder.
+// and that half a setting or a wrong PIN makes no folder.
 func TestHSM(t *testing.T) {
 	token := softhsm.New(t)
 	for name, seal := range map[string]string{"plain": "", "sealed": filepath.Join(t.TempDir(), "seal")} {
@@ -51,7 +51,11 @@ func TestHSM(t *testing.T) {
 	if err := daemon.InitWith(t.Context(), dir, daemon.InitOptions{HSM: half}, time.Now()); keyholder.CodeOf(err) != keyholder.Invalid {
 		t.Errorf("half a setting: %v", err)
 	}
+	token.SetPIN("999999")
+	if err := daemon.InitWith(t.Context(), dir, daemon.InitOptions{HSM: token.HSM}, time.Now()); keyholder.CodeOf(err) != keyholder.Unavailable {
+		t.Errorf("a wrong PIN: %v", err)
+	}
 	if _, err := os.Stat(dir); err == nil {
-		t.Error("half a setting made a folder")
+		t.Error("a folder was made without keys")
 	}
 }

@@ -64,6 +64,16 @@ func (h HSM) openToken() (token, error) {
 	return openPKCS11(h)
 }
 
+// Reach says whether the token can be opened and takes the PIN. Errors: as
+// [Open] has them, Invalid for a half setting.
+func (h HSM) Reach() error {
+	t, err := h.openToken()
+	if err != nil || t == nil {
+		return err
+	}
+	return t.close()
+}
+
 // tokenKey is a key in a token as a [crypto.Signer].
 type tokenKey struct {
 	token  token
