@@ -59,7 +59,7 @@ var imports = map[string][]string{
 	"internal/webhook":         {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
 	"internal/broker":          {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},
 	"internal/broker/external": {".", "internal/keyfile", "internal/ledger"},
-	"internal/console":         {".", "guard", "internal/ledger", "internal/pki", "internal/keyring", "internal/mailbox"},
+	"internal/console":         {".", "guard", "internal/keyfile", "internal/ledger", "internal/pki", "internal/keyring", "internal/mailbox"},
 
 	// Wiring, the binary, and what plays a user in the demo and in tests.
 	"internal/daemon": {

@@ -15,19 +15,22 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 )
 
-// Config says what the console needs. Everything but Now and Log is required.
+// Config says what the console needs. Ledger, Authority, Keyring, Mailbox and
+// Dir are required.
 type Config struct {
 	Ledger    *ledger.Ledger
 	Authority *pki.Authority
 	Keyring   *keyring.Ring
 	Mailbox   *mailbox.Mailbox
 	Dir       string           // the data folder; credentials for webhooks go to DIR/webhooks/<webhook ID>
+	Seal      *keyfile.Seal    // seals their secrets; nil: they are plain
 	Now       func() time.Time // nil: time.Now
 	Log       *slog.Logger     // nil: slog.Default
 }
@@ -39,6 +42,7 @@ type Console struct {
 	keyring   *keyring.Ring
 	mailbox   *mailbox.Mailbox
 	webhooks  string // folder
+	seal      *keyfile.Seal
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -50,7 +54,7 @@ func New(cfg Config) (*Console, error) {
 		return nil, errors.New("open the console: a ledger, an authority, a keyring, a mailbox and the data folder are needed")
 	}
 	c := &Console{ledger: cfg.Ledger, authority: cfg.Authority, keyring: cfg.Keyring, mailbox: cfg.Mailbox,
-		webhooks: filepath.Join(cfg.Dir, WebhookFolder), now: cfg.Now, log: cfg.Log}
+		webhooks: filepath.Join(cfg.Dir, WebhookFolder), seal: cfg.Seal, now: cfg.Now, log: cfg.Log}
 	if c.now == nil {
 		c.now = time.Now
 	}

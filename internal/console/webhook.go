@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
@@ -107,43 +109,24 @@ func (c *Console) credentials(id keyholder.WebhookID) string {
 	return filepath.Join(c.webhooks, string(id))
 }
 
-// writeCredentials writes the files of a webhook and makes them durable.
+// writeCredentials writes the files of a webhook and makes them durable. What
+// is secret is sealed where private keys are.
 func (c *Console) writeCredentials(id keyholder.WebhookID, q NewWebhook) error {
 	dir := c.credentials(id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the folder of a webhook: %w", err)
-	}
+	var files []keyfile.File
 	for name, text := range map[string]string{WebhookSecret: q.Secret, WebhookCertificate: q.Certificate, WebhookKey: q.Key, WebhookCA: q.CA} {
-		if text == "" {
-			continue
+		content := []byte(text)
+		if name == WebhookSecret || name == WebhookKey {
+			content = c.seal.Close(filepath.Join(dir, name), content)
 		}
-		if err := writeDurably(filepath.Join(dir, name), text); err != nil {
-			return fmt.Errorf("write the credentials of a webhook: %w", err)
+		if text != "" {
+			files = append(files, keyfile.File{Name: name, Data: content, Mode: keyfile.Private})
 		}
 	}
-	for _, d := range []string{dir, c.webhooks, filepath.Dir(c.webhooks)} {
-		if err := syncFolder(d); err != nil {
-			return fmt.Errorf("write the credentials of a webhook: %w", err)
-		}
+	if err := keyfile.WriteFolder(dir, files); err != nil {
+		return fmt.Errorf("write the credentials of a webhook: %w", err)
 	}
 	return nil
-}
-
-func writeDurably(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func (c *Console) removeCredentials(id keyholder.WebhookID) error {
@@ -163,6 +146,13 @@ func (c *Console) sweepWebhooks() error {
 		return err
 	}
 	for _, e := range entries {
+		// One that a crash kept from getting its name begins with a dot.
+		if strings.HasPrefix(e.Name(), ".") {
+			if err := os.RemoveAll(filepath.Join(c.webhooks, e.Name())); err != nil {
+				return err
+			}
+			continue
+		}
 		id, err := keyholder.ParseID[keyholder.WebhookID](e.Name())
 		if err != nil {
 			continue // not ours to touch

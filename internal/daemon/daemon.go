@@ -22,6 +22,7 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/broker/external"
 	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/internal/facility"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
@@ -53,6 +54,7 @@ type Daemon struct {
 	lock     *os.File
 	store    *store.Store
 	ledger   *ledger.Ledger
+	seal     *keyfile.Seal // of private keys and secrets; nil: they are plain
 	pki      *pki.Authority
 	keys     *keyring.Ring
 	mailbox  *mailbox.Mailbox
@@ -110,20 +112,20 @@ func (d *Daemon) openMemories(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	seal, err := o.Config.Keys.seal(o.Dir)
+	d.seal, err = o.Config.Keys.seal(o.Dir)
 	if err != nil {
 		return err
 	}
-	if seal == nil {
+	if d.seal == nil {
 		d.log.Info("private keys are not sealed: a copy of the data folder holds them", "setting", "keys.seal_file")
 	}
-	if d.pki, err = pki.OpenSealed(o.Dir, seal); err != nil {
+	if d.pki, err = pki.OpenSealed(o.Dir, d.seal); err != nil {
 		return err
 	}
-	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Seal: seal, HSM: o.Config.Keys.hsm(o.Dir), Now: o.Now}); err != nil {
+	if d.keys, err = keyring.OpenRing(keyring.Config{Dir: o.Dir, Seal: d.seal, HSM: o.Config.Keys.hsm(o.Dir), Now: o.Now}); err != nil {
 		return err
 	}
-	factorKey, err := keyring.FactorKey(o.Dir, seal)
+	factorKey, err := keyring.FactorKey(o.Dir, d.seal)
 	if err != nil {
 		return err
 	}
@@ -211,13 +213,13 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if d.broker, err = broker.New(broker.Config{Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), GetCertificate: id.certificate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
-	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, Seal: d.seal, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	if err := d.openPermits(o); err != nil {
 		return err
 	}
-	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Dir: o.Dir, Log: d.log, Now: o.Now})
+	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Dir: o.Dir, Seal: d.seal, Log: d.log, Now: o.Now})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto"
+	"slices"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -10,6 +11,7 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/pki"
+	"github.com/fds-keyholder/keyholder/internal/webhook"
 )
 
 // Keys says how the signing keys are kept.
@@ -36,7 +38,8 @@ func (k Keys) seal(dir string) (*keyfile.Seal, error) {
 	return keyfile.OpenSeal(inFolder(dir, k.SealFile), dir)
 }
 
-// SealFolder seals the private keys of a data folder with the key that its
+// SealFolder seals the private keys of a data folder, and our secrets at the
+// receivers of webhooks, with the key that its
 // configuration names, which is made if it is not there. No server may run.
 // An error leaves every file as it was; a crash of the machine is made good by
 // sealing again. Errors: Conflict, Invalid.
@@ -65,7 +68,11 @@ func SealFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	return keyfile.SealAll(seal, append(files, pki.PrivateFiles(dir)...))
+	secrets, err := webhook.PrivateFiles(dir)
+	if err != nil {
+		return err
+	}
+	return keyfile.SealAll(seal, slices.Concat(files, pki.PrivateFiles(dir), secrets))
 }
 
 // minRotation keeps the history of keys small.

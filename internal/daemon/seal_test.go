@@ -2,6 +2,8 @@ package daemon_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/internal/daemon"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 )
 
 // privateContent returns the private key files of a data folder.
@@ -178,5 +182,42 @@ func TestSealFolder(t *testing.T) {
 	}
 	if left, err := fs.Glob(os.DirFS(dir), "*/*.new"); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// Ensure that our secret at the receiver of a webhook is sealed as the private
+// keys are, from the moment it is registered.
+func TestWebhookSecretSealed(t *testing.T) {
+	dir, ctx := filepath.Join(t.TempDir(), "data"), t.Context()
+	if err := daemon.InitWith(ctx, dir, daemon.InitOptions{SealFile: filepath.Join(t.TempDir(), "seal.key")}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	config, err := daemon.LoadConfig(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Listen.Auth, config.Listen.API, config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close(context.WithoutCancel(ctx))
+	admin, err := console.Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	provider, err1 := admin.AddProvider(ctx, console.NewProvider{Name: "Soap Inc"})
+	_, err2 := admin.AddOwner(ctx, console.NewOwner{Key: "northgate", Name: "Northgate"})
+	agreement, err3 := admin.AddAgreement(ctx, console.NewAgreement{Provider: string(provider.ID), Owner: "northgate", Purpose: "test"})
+	app, err4 := admin.AddApp(ctx, console.NewApp{Name: "App", Authentication: keyholder.AuthCertificate, Grants: []keyholder.GrantType{keyholder.GrantClientCredentials}})
+	sub, err5 := admin.AddSubscription(ctx, console.NewSubscription{Agreement: string(agreement.ID), App: string(app.App.ID)})
+	hook, err6 := admin.AddWebhook(ctx, console.NewWebhook{Subscription: string(sub.ID), URL: "https://app.example/push", Issuer: "https://login.app.example", Client: "us", Secret: "s3cret"})
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, console.WebhookFolder, string(hook.ID), console.WebhookSecret))
+	if err != nil || !keyfile.Sealed(content) {
+		t.Errorf("%q, %v", content, err)
 	}
 }

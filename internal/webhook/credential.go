@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/fds-keyholder/keyholder/internal/keyfile"
@@ -27,11 +28,19 @@ var errCredential = errors.New("the webhook's files")
 // readCredential reads the folder of a webhook, so that a file put there or
 // replaced counts without a restart. The error names the file, never what is
 // in it.
-func readCredential(dir string, roots *x509.CertPool) (credential, error) {
+func readCredential(dir string, seal *keyfile.Seal, roots *x509.CertPool) (credential, error) {
 	var c credential
 	files := map[string][]byte{}
 	for _, name := range []string{"secret", "cert.pem", "key.pem", "ca.pem"} {
-		content, err := readFile(filepath.Join(dir, name), name == "secret" || name == "key.pem")
+		path := filepath.Join(dir, name)
+		read := keyfile.Read
+		if slices.Contains(privateNames, name) {
+			read = func(path string) ([]byte, error) { return keyfile.ReadSealed(path, seal) }
+		}
+		content, err := read(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			content, err = nil, nil
+		}
 		if err != nil {
 			return credential{}, fmt.Errorf("%w: %s: %w", errCredential, name, err)
 		}
@@ -77,15 +86,19 @@ func withRoots(roots *x509.CertPool, ca []byte) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// readFile reads a file, nil if it is not there.
-func readFile(path string, private bool) ([]byte, error) {
-	read := keyfile.Read
-	if private {
-		read = keyfile.ReadPrivate
+// privateNames are the files of a webhook that hold secrets.
+var privateNames = []string{"secret", "key.pem"}
+
+// PrivateFiles returns the files below a data folder that hold our secrets at
+// the receivers of webhooks.
+func PrivateFiles(data string) ([]string, error) {
+	var files []string
+	for _, name := range privateNames {
+		found, err := filepath.Glob(filepath.Join(Dir(data, "*"), name))
+		if err != nil {
+			return nil, fmt.Errorf("list the files of webhooks: %w", err)
+		}
+		files = append(files, found...)
 	}
-	content, err := read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return content, err
+	return files, nil
 }

@@ -23,6 +23,10 @@ import (
 func TestHostileAuthorizationServer(t *testing.T) {
 	b := open(t, nil)
 	h := b.hook(b.subs[0], nil)
+	b.auth.set(func(w http.ResponseWriter, _ *http.Request) bool { // before anything can be delivered
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
 	b.run()
 	want := b.push(b.subs[0], 0, 1)
 	metadata := func(token, issuer string) func(http.ResponseWriter, *http.Request) bool {

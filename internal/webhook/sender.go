@@ -73,7 +73,7 @@ func (s *sender) authorize(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	s.token = ""
-	c, err := readCredential(Dir(s.cfg.Dir, s.hook.ID), s.cfg.RootCAs)
+	c, err := readCredential(Dir(s.cfg.Dir, s.hook.ID), s.cfg.Seal, s.cfg.RootCAs)
 	if err != nil {
 		return false, err
 	}

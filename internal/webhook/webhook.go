@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 )
@@ -35,6 +36,8 @@ type Config struct {
 	Mailbox *mailbox.Mailbox
 	// Dir is the data folder; see [Dir] for what is read there.
 	Dir string
+	// Seal has sealed the files that are secret; nil: they are plain.
+	Seal *keyfile.Seal
 	// RootCAs are the authorities that receivers are trusted by; nil means
 	// those of the system. A webhook's ca.pem is added to them.
 	RootCAs *x509.CertPool
@@ -64,7 +67,8 @@ const lookAgain = time.Minute
 // Dir returns the folder of a webhook's files below the data folder: "secret"
 // with our client secret, or "cert.pem" and "key.pem" with a client
 // certificate, and optionally "ca.pem" with further authorities to trust. The
-// files secret and key.pem must be readable by their owner only.
+// files secret and key.pem must be readable by their owner only, and are sealed
+// where Config has a seal.
 func Dir(data string, id keyholder.WebhookID) string {
 	return filepath.Join(data, "webhooks", string(id))
 }

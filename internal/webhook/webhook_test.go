@@ -13,6 +13,7 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/client"
+	"github.com/fds-keyholder/keyholder/internal/keyfile"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/pki"
 	"github.com/fds-keyholder/keyholder/internal/webhook"
@@ -310,6 +311,33 @@ func TestFailuresAtTheAuthorizationServer(t *testing.T) {
 	b.fails(h, "authorization server: no token, status 401")
 	b.fails(lost, "authorization server: its metadata gives status 404")
 	b.file(h, "secret", b.secret, 0o600)
+	b.arrives(b.subs[0], want)
+}
+
+// Ensure that where private keys are sealed, only a sealed secret is used, and
+// that it is among the files that are to be sealed.
+func TestSealedSecret(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "seal.key")
+	var seal *keyfile.Seal
+	b := open(t, func(c *webhook.Config) {
+		if err := keyfile.MakeSeal(key, c.Dir); err != nil {
+			t.Fatal(err)
+		}
+		seal = must(keyfile.OpenSeal(key, c.Dir))
+		c.Seal = seal
+	})
+	h := b.hook(b.subs[0], nil)
+	b.run()
+	want := b.push(b.subs[0], 0, 2)
+	path := filepath.Join(webhook.Dir(b.dir, h.ID), "secret")
+	b.fails(h, "the webhook's files: secret: "+path+" is not sealed, and keys.seal_file says it is")
+	files := must(webhook.PrivateFiles(b.dir))
+	if len(files) != 1 || files[0] != path {
+		t.Fatalf("to be sealed: %v", files)
+	}
+	if err := keyfile.SealAll(seal, files); err != nil {
+		t.Fatal(err)
+	}
 	b.arrives(b.subs[0], want)
 }
 
