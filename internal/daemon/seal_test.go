@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -192,21 +191,9 @@ func TestWebhookSecretSealed(t *testing.T) {
 	if err := daemon.InitWith(ctx, dir, daemon.InitOptions{SealFile: filepath.Join(t.TempDir(), "seal.key")}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	config, err := daemon.LoadConfig(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Listen.Auth, config.Listen.API, config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, Config: config})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close(context.WithoutCancel(ctx))
-	admin, err := console.Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
+	r := run(t, dir, daemon.Options{})
+	defer r.close()
+	admin := r.admin
 	provider, err1 := admin.AddProvider(ctx, console.NewProvider{Name: "Soap Inc"})
 	_, err2 := admin.AddOwner(ctx, console.NewOwner{Key: "northgate", Name: "Northgate"})
 	agreement, err3 := admin.AddAgreement(ctx, console.NewAgreement{Provider: string(provider.ID), Owner: "northgate", Purpose: "test"})

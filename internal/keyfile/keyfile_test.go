@@ -86,3 +86,28 @@ func TestWriteFolderOnce(t *testing.T) {
 		t.Errorf("left behind: %v %v", entries, err)
 	}
 }
+
+// Ensure that a sealing key is read where systemd puts a credential, whose
+// group is root's and may read it, and nowhere where others may.
+func TestSealOfSystemd(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: only root can make a file of root's group")
+	}
+	folder := t.TempDir()
+	path := filepath.Join(t.TempDir(), "seal.key")
+	if err := keyfile.MakeSeal(path, folder); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		mode fs.FileMode
+		gid  int
+		want keyholder.Code
+	}{{0o440, 0, ""}, {0o400, 0, ""}, {0o440, 1, keyholder.Denied}, {0o400, 1, ""}, {0o444, 0, keyholder.Denied}, {0o460, 0, keyholder.Denied}} {
+		if err := errors.Join(os.Chown(path, 0, tt.gid), os.Chmod(path, tt.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keyfile.OpenSeal(path, folder); keyholder.CodeOf(err) != tt.want || (err == nil) != (tt.want == "") {
+			t.Errorf("mode %04o, group %d: %v, want %q", tt.mode, tt.gid, err, tt.want)
+		}
+	}
+}
