@@ -20,9 +20,6 @@ import (
 )
 
 const (
-	// takeoverTries is the number of failures that a takeover counts as: two
-	// apps with one subscription must not chase each other.
-	takeoverTries = 6
 	// firstRetry and lastRetry bound the waits between tries of a handler.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
@@ -42,12 +39,15 @@ type member struct {
 	known []handled // the latest messages
 	next  int       // where the next one goes
 
-	mu       sync.Mutex // guards the fields below
-	conn     *conn      // the latest
-	failures int        // since it was last subscribed
-	early    time.Time  // no try to connect before
-	health   Health
-	turned   chan struct{} // closed when health.Connected turns
+	mu         sync.Mutex // guards the fields below
+	conn       *conn      // the latest
+	failures   int        // since it was last subscribed
+	rivalry    link.Rivalry
+	early      time.Time // no try to connect before, in the term it is of
+	earlyIn    *term
+	subscribed time.Time // the latest time that it was
+	health     Health
+	turned     chan struct{} // closed when health.Connected turns
 }
 
 // handled identifies a message that was handled. The hash of the payload is
@@ -61,7 +61,7 @@ type handled struct {
 // join makes a member and begins to connect.
 func (p *Pool) join(s Subscription) (*member, error) {
 	filter := keyholder.Filter{Subscription: s.ID, Pattern: "#"}
-	m := &member{pool: p, sub: s, filter: filter.String(), turned: make(chan struct{}),
+	m := &member{pool: p, sub: s, filter: filter.String(), turned: make(chan struct{}), rivalry: link.Rivalry{First: p.cfg.TakeoverWait},
 		// The broker may send that many messages again after a lost connection.
 		known: make([]handled, p.cfg.ReceiveMaximum), seed: maphash.MakeSeed()}
 	m.health.Since = p.cfg.Now()
@@ -118,15 +118,25 @@ func (m *member) connect(p *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 	return p, nil
 }
 
-// attempt makes one try to reach the broker.
+// attempt makes one try to reach the broker, as soon as this replica may.
 func (m *member) attempt(ctx context.Context) (net.Conn, error) {
-	m.mu.Lock()
-	early := m.early
-	m.mu.Unlock()
-	if err := link.Sleep(ctx, time.Until(early)); err != nil {
+	term, err := m.pool.awaitTerm(ctx)
+	if err != nil {
 		return nil, err
 	}
-	c, err := m.pool.dial(ctx, m)
+	m.mu.Lock()
+	early := m.early
+	if m.earlyIn != term {
+		early = time.Time{}
+	}
+	m.mu.Unlock()
+	trying, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(term.ctx, cancel)()
+	if err := link.Sleep(trying, time.Until(early)); err != nil {
+		return nil, err
+	}
+	c, err := m.pool.dial(trying, m, term)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +183,7 @@ func (m *member) up(manager *autopaho.ConnectionManager, c *conn) {
 	if m.conn != c || c.IsClosed() { // it went down meanwhile, which down deals with
 		return
 	}
-	m.failures = 0
+	m.failures, m.subscribed = 0, time.Now()
 	m.health.Connects++
 	m.health.LastError = ""
 	m.turn(true)
@@ -218,7 +228,8 @@ func (m *member) disconnected(d *paho.Disconnect) {
 	if d.ReasonCode == link.SessionTakenOver {
 		err = errors.New("another connection of the same subscription took over")
 		m.mu.Lock()
-		m.early = time.Now().Add(link.FirstWait + link.Jitter(link.FirstWait, link.LastWait, takeoverTries))
+		m.health.Takeovers++
+		m.early, m.earlyIn = time.Now().Add(m.rivalry.Wait(time.Since(m.subscribed))), m.conn.term
 		m.mu.Unlock()
 		m.pool.cfg.Log.Warn("another mqtt connection of the same subscription took over", "subscription", string(m.sub.ID))
 	}
@@ -254,6 +265,9 @@ func (m *member) ready(ctx context.Context) error {
 			return keyholder.Errorf(keyholder.NotFound, "the pool does not have the subscription")
 		case <-ctx.Done():
 			cause := ctx.Err()
+			if !m.pool.Active() {
+				last = "another replica has the lease"
+			}
 			if last != "" {
 				cause = fmt.Errorf("%w: %s", cause, last)
 			}
@@ -286,7 +300,9 @@ func (m *member) take(p *paho.Publish) {
 		if c.IsClosed() {
 			return
 		}
-		err := m.sub.Handler(m.ctx, msg)
+		ctx, handled := c.handling(m)
+		err := m.sub.Handler(ctx, msg)
+		handled()
 		if err == nil {
 			break
 		}

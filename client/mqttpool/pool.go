@@ -8,6 +8,11 @@
 // the other, in order, and acknowledged when the handler has returned nil: a
 // message is delivered at least once, and [Message].Key tells a repetition.
 // While a handler is busy the broker holds messages back.
+//
+// An app may run as several replicas with the same certificates, of which one
+// is active: with a [Lease] in [Config] the others stand by and connect when
+// the active one has ended. Without one, a replica whose connection another
+// took over leaves the subscription to it, for longer and longer.
 package mqttpool
 
 import (
@@ -29,6 +34,7 @@ const (
 	defaultReceiveMaximum = 32
 	defaultKeepAlive      = time.Minute
 	defaultSessionExpiry  = 30 * 24 * time.Hour
+	defaultTakeoverWait   = 30 * time.Second
 	maxKeepAlive          = 18 * time.Hour // MQTT 5 section 3.1.2.10
 	// maxPacket bounds a packet from the broker, in bytes; the broker is told.
 	maxPacket = 16 << 20
@@ -62,6 +68,16 @@ type Config struct {
 	// that was lost; the broker may shorten it. 0: 30 days.
 	SessionExpiry time.Duration
 
+	// Lease decides which replica of the app is active; [FileLease] and
+	// [PostgresLease] are two. Nil: there is one replica, and it is active.
+	Lease Lease
+
+	// TakeoverWait is for how long a subscription is left to another
+	// connection that took it over. With each further takeover it doubles, up
+	// to 32 times as long, until a connection was kept twice as long as that.
+	// 0: 30 s.
+	TakeoverWait time.Duration
+
 	// Log gets a line when a connection comes or goes and when a handler
 	// fails; nil means slog.Default.
 	Log *slog.Logger
@@ -92,7 +108,9 @@ type Subscription struct {
 type Health struct {
 	Connected bool      // and subscribed
 	Since     time.Time // of Connected being as it is
+	Standby   bool      // another replica has the lease
 	Connects  int       // how often it was connected
+	Takeovers int       // how often another connection of the same subscription took over
 	Handled   uint64    // messages the handler took
 	Repeated  uint64    // messages that came again and were known to be handled
 	Failed    uint64    // errors of the handler
@@ -105,26 +123,30 @@ type Pool struct {
 	cfg        Config
 	broker     *url.URL
 	handshakes chan struct{} // holds a token for each connection being made
+	resign     func()        // gives the lease back, if there is one
 
 	mu      sync.Mutex // guards the fields below
 	closed  bool
+	term    *term
 	members map[keyholder.SubscriptionID]*member
 }
 
 // New returns an empty pool, or an [keyholder.Error] of code Invalid if the
-// configuration is unsafe or incomplete. It connects to nobody.
+// configuration is unsafe or incomplete. It connects to nobody; with a lease it
+// begins to wait for it. Use [Pool.Close] at the end.
 func New(cfg Config) (*Pool, error) {
 	u, err := link.ParseBroker(cfg.Broker)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.HandshakeLimit < 0 || cfg.KeepAlive < 0 || cfg.SessionExpiry < 0 {
+	if cfg.HandshakeLimit < 0 || cfg.KeepAlive < 0 || cfg.SessionExpiry < 0 || cfg.TakeoverWait < 0 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "a bound of the pool is negative")
 	}
 	setDefault(&cfg.HandshakeLimit, defaultHandshakes)
 	setDefault(&cfg.ReceiveMaximum, defaultReceiveMaximum)
 	setDefault(&cfg.KeepAlive, defaultKeepAlive)
 	setDefault(&cfg.SessionExpiry, defaultSessionExpiry)
+	setDefault(&cfg.TakeoverWait, defaultTakeoverWait)
 	if cfg.KeepAlive < time.Second || cfg.KeepAlive > maxKeepAlive || cfg.SessionExpiry/time.Second >= 1<<32-1 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "keep-alive or session expiry are out of what MQTT can express")
 	}
@@ -134,7 +156,20 @@ func New(cfg Config) (*Pool, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Pool{cfg: cfg, broker: u, handshakes: make(chan struct{}, cfg.HandshakeLimit), members: map[keyholder.SubscriptionID]*member{}}, nil
+	p := &Pool{cfg: cfg, broker: u, handshakes: make(chan struct{}, cfg.HandshakeLimit), term: newTerm(), members: map[keyholder.SubscriptionID]*member{}}
+	if cfg.Lease == nil {
+		p.begin(context.Background())
+		p.resign = func() {}
+		return p, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.lead(ctx)
+	}()
+	p.resign = func() { cancel(); <-done }
+	return p, nil
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -202,18 +237,22 @@ func (p *Pool) Health(id keyholder.SubscriptionID) (Health, bool) {
 	if m == nil {
 		return Health{}, false
 	}
+	standby := !p.Active()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.health, true
+	h := m.health
+	h.Standby = standby
+	return h, true
 }
 
-// Close ends all connections and waits for their handlers until ctx ends. The
-// pool cannot be used afterwards.
+// Close ends all connections, waits for their handlers until ctx ends, and
+// gives the lease back. The pool cannot be used afterwards.
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
 	members := p.members
 	p.members, p.closed = map[keyholder.SubscriptionID]*member{}, true
 	p.mu.Unlock()
+	defer p.resign()
 	for _, m := range members {
 		m.leave()
 	}
@@ -233,23 +272,44 @@ func (p *Pool) member(id keyholder.SubscriptionID) *member {
 	return p.members[id]
 }
 
-// dial makes a TLS connection for a member when its turn comes.
-func (p *Pool) dial(ctx context.Context, m *member) (*conn, error) {
+// dial makes a TLS connection for a member when its turn comes. It is closed
+// with the term.
+func (p *Pool) dial(ctx context.Context, m *member, t *term) (*conn, error) {
 	select {
 	case p.handshakes <- struct{}{}:
 		defer func() { <-p.handshakes }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	c, err := link.Dialer{Broker: p.broker, RootCAs: p.cfg.RootCAs, TLS: p.cfg.TLS, Certificate: m.sub.Certificate}.Dial(ctx)
+	l, err := link.Dialer{Broker: p.broker, RootCAs: p.cfg.RootCAs, TLS: p.cfg.TLS, Certificate: m.sub.Certificate}.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c}, nil
+	c := &conn{Conn: l, term: t}
+	c.keep = context.AfterFunc(t.ctx, func() {
+		c.given.Store(true)
+		_ = l.Close()
+	})
+	return c, nil
 }
 
 // conn is a connection of a member.
 type conn struct {
 	*link.Conn
+	term  *term
+	keep  func() bool // does without the end of the term
 	given atomic.Bool // up, at this end
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.keep()
+	return c.Conn.Close()
+}
+
+// handling returns the context of a handler: m's, which ends with the term.
+func (c *conn) handling(m *member) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(m.ctx)
+	stop := context.AfterFunc(c.term.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
 }

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// takeoverTries is how many failures a takeover counts as: two processes
-	// of one provider must not chase each other.
-	takeoverTries = 6
+	// takeoverWait is for how long the broker is left to another process of
+	// the same provider, at first.
+	takeoverWait = 30 * time.Second
 	// lastWords is how long a connection that ends may still take to say why.
 	lastWords = time.Second
 	// maxFromBroker bounds a packet from the broker, in bytes; it is told.
@@ -31,21 +31,24 @@ const (
 // keepConnected connects, publishes until the connection is lost, and connects
 // again.
 func (p *Publisher) keepConnected(ctx context.Context) {
+	rivalry := link.Rivalry{First: takeoverWait}
 	for failures := 0; ctx.Err() == nil; {
-		begun := p.cfg.Now()
+		begun := time.Now()
 		progress, err := p.session(ctx)
 		p.queue.lost()
-		if errors.Is(err, errTakenOver) {
-			p.cfg.Log.Warn("another process publishes as the same provider", "provider", string(p.cfg.Provider))
-			failures = max(failures, takeoverTries)
-		} else if progress || p.cfg.Now().Sub(begun) > link.LastWait {
-			failures = 0
-		}
-		failures++
+		held := time.Since(begun)
 		if ctx.Err() != nil {
 			err = nil
 		}
 		p.turn(false, err)
+		if errors.Is(err, errTakenOver) {
+			p.cfg.Log.Warn("another process publishes as the same provider", "provider", string(p.cfg.Provider))
+			_ = link.Sleep(ctx, rivalry.Wait(held))
+			continue
+		}
+		if failures++; progress || held > link.LastWait {
+			failures = 1
+		}
 		_ = link.Sleep(ctx, link.Jitter(link.FirstWait, link.LastWait, failures))
 	}
 }

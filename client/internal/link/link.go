@@ -130,6 +130,30 @@ func Jitter(first, last time.Duration, try int) time.Duration {
 	return rand.N(bound) + 1
 }
 
+// Rivalry spaces the tries of a client whose connection another one of the
+// same client ID took over. The two must not chase each other for ever, so
+// with each takeover it leaves the other more time.
+type Rivalry struct {
+	First time.Duration // the bound of the first wait
+	lost  int
+}
+
+// rivalryDoubles is how often the bound of a wait doubles.
+const rivalryDoubles = 5
+
+// Wait is for how long to leave the broker to the other after a takeover of a
+// connection that was held for a time. It is between half its bound and the
+// bound, and begins anew after a connection that was held for twice the last
+// bound.
+func (r *Rivalry) Wait(held time.Duration) time.Duration {
+	if held > 2*r.First<<rivalryDoubles {
+		r.lost = 0
+	}
+	bound := r.First << min(r.lost, rivalryDoubles)
+	r.lost++
+	return bound/2 + rand.N(bound/2+1)
+}
+
 // Sleep waits; it returns the error of a context that ends before.
 func Sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
