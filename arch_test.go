@@ -51,10 +51,13 @@ var imports = map[string][]string{
 	"internal/keyring":         {".", "internal/keyfile"},
 	"internal/keyring/softhsm": {"internal/keyring"}, // for tests only
 
+	// What calls the OpenID providers of owners.
+	"internal/federation": {"."},
+
 	// Doors. They know store by the type of its transaction only, so that an
 	// item and what follows from it are one commit; console answers with the
 	// problem documents of guard.
-	"internal/authserver":      {".", "guard", "internal/ledger", "internal/keyring", "internal/pki"},
+	"internal/authserver":      {".", "guard", "internal/federation", "internal/ledger", "internal/keyring", "internal/pki"},
 	"internal/webapi":          {".", "guard", "internal/store", "internal/ledger", "internal/facility", "internal/mailbox"},
 	"internal/webhook":         {".", "guard", "internal/keyfile", "internal/ledger", "internal/mailbox"},
 	"internal/broker":          {".", "internal/store", "internal/ledger", "internal/mailbox", "internal/pki"},
@@ -86,9 +89,9 @@ var homes = map[string][]string{
 	"github.com/pressly/goose/v3":     {"internal/store"},
 	"modernc.org/sqlite":              {"internal/store"},
 	"golang.org/x/crypto":             {"internal/ledger"},
-	"golang.org/x/oauth2":             {"client", "internal/webhook", "internal/authserver"},
+	"golang.org/x/oauth2":             {"client", "internal/webhook", "internal/federation"},
 	"go.yaml.in/yaml/v3":              {"internal/daemon"},
-	"github.com/coreos/go-oidc/v3":    {"internal/authserver"},
+	"github.com/coreos/go-oidc/v3":    {"internal/federation"},
 	"github.com/go-webauthn/webauthn": {"internal/authserver"},
 	"golang.org/x/text":               {"internal/authserver"},
 	"github.com/pquerna/otp":          {"internal/ledger"},

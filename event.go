@@ -28,6 +28,9 @@ const (
 	EventFactorCloned        EventKind = "factor.clone_suspected"
 	EventRecoveryCodesDrawn  EventKind = "factor.recovery_codes_drawn"
 	EventFactorPolicySet     EventKind = "factor.policy_set"
+	EventIDPSet              EventKind = "idp.set"
+	EventIDPRemoved          EventKind = "idp.removed"
+	EventUserBound           EventKind = "user.bound" // to a subject of the owner's provider, or to none
 	EventPasswordChanged     EventKind = "user.password_changed"
 	EventUserReset           EventKind = "user.reset"
 	EventUserUnlocked        EventKind = "user.unlocked"

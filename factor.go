@@ -23,6 +23,12 @@ const (
 	// FactorSyncedPasskey is a passkey that its maker copies between the
 	// user's devices.
 	FactorSyncedPasskey Factor = "synced_passkey"
+	// FactorFederated is a sign-in at the owner's own OpenID provider, in the
+	// place of the password.
+	FactorFederated Factor = "federated"
+	// FactorFederatedTwo is one for which that provider has asked for two
+	// factors (see [FederatedFactor]).
+	FactorFederatedTwo Factor = "federated_two"
 )
 
 // IsPasskey says whether the factor is a passkey of either kind.
@@ -59,16 +65,26 @@ type Factors struct {
 // they stand in for one.
 func (f Factors) Any() bool { return !f.TOTP.IsZero() || f.Passkeys > 0 }
 
+// methodMultiple is the amr value for several factors (RFC 8176).
+const methodMultiple = "mfa"
+
+// multiple says whether what was presented is more than one factor.
+func multiple(presented []Factor) bool {
+	return len(presented) > 1 || slices.Contains(presented, FactorFederatedTwo) || slices.ContainsFunc(presented, Factor.IsPasskey)
+}
+
 // SignInMethods names the factors of a sign-in as the amr claim of an ID token
-// does (RFC 8176).
+// does (RFC 8176), which has no name for a sign-in elsewhere.
 func SignInMethods(presented []Factor) []string {
 	names := map[Factor]string{FactorPassword: "pwd", FactorTOTP: "otp", FactorRecovery: "otp", FactorPasskey: "hwk", FactorSyncedPasskey: "swk"}
-	var out []string
+	out := []string{}
 	for _, f := range presented {
-		out = append(out, names[f])
+		if name := names[f]; name != "" {
+			out = append(out, name)
+		}
 	}
-	if len(presented) > 1 || slices.ContainsFunc(presented, Factor.IsPasskey) {
-		out = append(out, "mfa")
+	if multiple(presented) {
+		out = append(out, methodMultiple)
 	}
 	return out
 }
@@ -79,6 +95,7 @@ const (
 	ACRPassword          = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"
 	ACRTwoFactors        = "https://refeds.org/profile/mfa"
 	ACRPhishingResistant = "phr"
+	ACRUnspecified       = "urn:oasis:names:tc:SAML:2.0:ac:classes:unspecified" // a sign-in elsewhere
 )
 
 // SignInClass is the acr claim of a sign-in (OpenID Connect Core 2).
@@ -86,8 +103,10 @@ func SignInClass(presented []Factor) string {
 	switch {
 	case slices.ContainsFunc(presented, Factor.IsPasskey):
 		return ACRPhishingResistant
-	case len(presented) > 1:
+	case multiple(presented):
 		return ACRTwoFactors
+	case slices.Contains(presented, FactorFederated):
+		return ACRUnspecified
 	}
 	return ACRPassword
 }

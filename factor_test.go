@@ -20,8 +20,9 @@ func presented(state string) []keyholder.Factor {
 	return out
 }
 
-// Ensure that a passkey signs in by itself, a password only with a second
-// factor where one is set up or required, and a second factor never alone (W5).
+// Ensure that a passkey signs in by itself, as does a sign-in elsewhere with
+// two factors; a password, or one elsewhere, only with a second factor where
+// one is set up or required; and a second factor never alone (W5).
 func TestPermitSignIn(t *testing.T) {
 	sets := map[string]keyholder.Factors{"none": {}, "recovery": {RecoveryCodes: 8}, "totp": {TOTP: long}, "passkey": {Passkeys: 1},
 		"both": {TOTP: long, Passkeys: 2, RecoveryCodes: 8}}
@@ -29,7 +30,8 @@ func TestPermitSignIn(t *testing.T) {
 		axes: []axis{
 			{"user", []string{"good", "disabled", "disabled-later", "none"}},
 			{"presented", []string{"none", "password", "totp", "recovery", "totp+recovery", "passkey", "synced_passkey", "password+totp", "password+recovery",
-				"password+passkey", "password+synced_passkey", "otp", "password+Passkey"}},
+				"password+passkey", "password+synced_passkey", "otp", "password+Passkey",
+				"federated", "federated+totp", "federated+recovery", "federated_two", "federated+federated", "Federated_two"}},
 			{"set", []string{"none", "recovery", "totp", "passkey", "both"}},
 			{"policy", []string{"optional", "required", "", "Optional"}},
 		},
@@ -37,6 +39,8 @@ func TestPermitSignIn(t *testing.T) {
 			"user=good presented=passkey|synced_passkey|password+passkey|password+synced_passkey",
 			"user=good presented=password+totp|password+recovery",
 			"user=good presented=password|password+Passkey set=none|recovery policy=optional",
+			"user=good presented=federated_two|federated+totp|federated+recovery",
+			"user=good presented=federated|federated+federated set=none|recovery policy=optional",
 		},
 		decide: func(c combination) keyholder.Verdict {
 			u := keyholder.User{ID: theUser, Owner: theOwner, Created: long}
@@ -98,6 +102,9 @@ func TestSignInClaims(t *testing.T) {
 		"password+recovery": {[]string{"pwd", "otp", "mfa"}, keyholder.ACRTwoFactors},
 		"passkey":           {[]string{"hwk", "mfa"}, keyholder.ACRPhishingResistant},
 		"synced_passkey":    {[]string{"swk", "mfa"}, keyholder.ACRPhishingResistant},
+		"federated":         {[]string{}, keyholder.ACRUnspecified},
+		"federated+totp":    {[]string{"otp", "mfa"}, keyholder.ACRTwoFactors},
+		"federated_two":     {[]string{"mfa"}, keyholder.ACRTwoFactors},
 		"password+passkey":  {[]string{"pwd", "hwk", "mfa"}, keyholder.ACRPhishingResistant},
 	} {
 		if amr, acr := keyholder.SignInMethods(presented(state)), keyholder.SignInClass(presented(state)); !slices.Equal(amr, want.amr) || acr != want.acr {

@@ -40,9 +40,11 @@ type User struct {
 	ID       UserID    `json:"id"`
 	Owner    OwnerID   `json:"owner"`
 	Login    string    `json:"login"`
+	Issuer   string    `json:"issuer,omitempty"`  // of the provider at which the user signs in; empty: only here
+	Subject  string    `json:"subject,omitempty"` // what that provider calls the user
 	Created  time.Time `json:"created"`
 	Disabled time.Time `json:"disabled,omitzero"`
-	Renewed  time.Time `json:"renewed,omitzero"` // when the password was last replaced: earlier sign-ins have ended
+	Renewed  time.Time `json:"renewed,omitzero"` // when the password was last replaced: or the binding to a provider was: earlier sign-ins have ended
 }
 
 // App is a client application.

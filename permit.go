@@ -272,17 +272,19 @@ func PermitPush(t Token, proof Proof, expected SubscriptionID, now time.Time) Ve
 
 // PermitSignIn decides whether the factors that a user has presented sign them
 // in (FDS 2.6.5.1: the owner's user signs in once). A passkey is enough: the
-// device has verified the user before it signed. A password is enough only
-// where no second factor is set up and none is required.
+// device has verified the user before it signed; so is a sign-in at the
+// owner's provider that has asked for two factors. A password, or a sign-in
+// there with one, is enough only where no second factor is set up and none is
+// required.
 func PermitSignIn(u User, presented []Factor, set Factors, policy FactorPolicy) Verdict {
 	has := func(f Factor) bool { return slices.Contains(presented, f) }
 	switch {
 	case u.ID == "" || !u.Disabled.IsZero():
 		return deny(W5, "no user in force")
-	case slices.ContainsFunc(presented, Factor.IsPasskey):
+	case slices.ContainsFunc(presented, Factor.IsPasskey), has(FactorFederatedTwo):
 		return allow(W5)
-	case !has(FactorPassword):
-		return deny(W5, "neither a password nor a passkey was presented")
+	case !has(FactorPassword) && !has(FactorFederated):
+		return deny(W5, "neither a password, nor a passkey, nor a sign-in at the owner's provider was presented")
 	case has(FactorTOTP), has(FactorRecovery):
 		return allow(W5)
 	case set.Any():

@@ -178,6 +178,8 @@ func (a *account) post(action string) error {
 	case action == actionPasskeyOptions:
 		options, err := a.beginPasskey(a.r.Context(), &a.state.attempt)
 		return a.sendOptions(options, err)
+	case action == actionOrganisation && a.state.User == "":
+		return a.show(http.StatusOK, phrase{})
 	case action == actionRestart:
 		a.state = accountState{}
 		return errors.Join(a.keep(true), a.reload())
@@ -189,8 +191,7 @@ func (a *account) post(action string) error {
 // present takes a form that presents a factor. Somebody who has to have a
 // second factor and has none yet is let in: here it is set up.
 func (a *account) present() error {
-	done, complaint, err := a.Server.present(a.r.Context(), &a.state.attempt, a.ex.form, accountClient,
-		func(keyholder.User) keyholder.FactorPolicy { return keyholder.FactorOptional })
+	done, complaint, err := a.Server.present(a.r.Context(), &a.state.attempt, a.ex.form, accountClient, anyFactor)
 	if err != nil {
 		return err
 	}
@@ -263,7 +264,7 @@ func (a *account) show(status int, alert phrase) error {
 	p := page{frame: f, Action: accountPath, Token: a.token(), Alert: f.Say(alert), User: user.Login, Owner: a.ledger.Owner(user.Owner).Name, Passkeys: a.relyingParty != nil}
 	if a.state.User == "" {
 		p.Login = a.ex.form.Get("login")
-		a.pages.signIn(a.w, status, &p)
+		a.showSignIn(a.w, status, &p, a.ex.form.Get("organisation"), "", func(keyholder.OwnerID) bool { return true })
 		return nil
 	}
 	set, err := a.ledger.Factors(ctx, user.ID)

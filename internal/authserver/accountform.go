@@ -153,6 +153,7 @@ var happened = map[keyholder.EventKind]string{
 	keyholder.EventFactorCloned:       "event.cloned",
 	keyholder.EventRecoveryCodesDrawn: "event.codes-drawn",
 	keyholder.EventPasswordChanged:    "event.password-changed",
+	keyholder.EventUserBound:          "event.bound",
 	keyholder.EventUserReset:          "event.reset",
 	keyholder.EventUserUnlocked:       "event.unlocked",
 	keyholder.EventUserDisabled:       "event.disabled",

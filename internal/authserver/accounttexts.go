@@ -64,6 +64,7 @@ var accountTexts = map[string][2]string{
 	"event.cloned":           {"A passkey was refused: it may have been copied", "Ein Passkey wurde abgelehnt: Er ist vielleicht kopiert worden"},
 	"event.codes-drawn":      {"New recovery codes were drawn", "Neue Wiederherstellungscodes wurden erzeugt"},
 	"event.password-changed": {"The password was changed", "Das Passwort wurde geändert"},
+	"event.bound":            {"The administrator set who you are at your organisation's sign-in", "Die Administration hat festgelegt, wer Sie bei der Anmeldung Ihrer Organisation sind"},
 	"event.reset":            {"The administrator reset your sign-in", "Die Administration hat Ihre Anmeldung zurückgesetzt"},
 	"event.unlocked":         {"The administrator ended a lock-out", "Die Administration hat eine Sperre aufgehoben"},
 	"event.disabled":         {"The administrator disabled your sign-in", "Die Administration hat Ihre Anmeldung gesperrt"},

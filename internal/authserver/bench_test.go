@@ -66,6 +66,7 @@ type bench struct {
 	user      keyholder.User
 	agreement keyholder.Agreement
 	audiences []string
+	trusted   *http.Client  // for the providers of owners
 	app       keyholder.App // authenticates by secret
 	secret    string
 	certApp   keyholder.App // authenticates by certificate
@@ -126,7 +127,7 @@ func (b *bench) start() {
 	b.ledger = must(ledger.Open(ctx, ledger.Config{Store: b.store, Now: b.now, Log: quiet, FactorKey: bytes.Repeat([]byte{7}, ledger.FactorKeySize),
 		Sign: func(p []byte) (string, error) { return b.keys.Sign(p, "keyholder-receipt+jws") }}))
 	b.server = must(authserver.New(authserver.Config{Ledger: b.ledger, Keyring: b.keys, Authority: b.authority,
-		Issuer: b.issuer, Audiences: b.audiences, Log: quiet}))
+		Issuer: b.issuer, Audiences: b.audiences, Federation: b.trusted, Log: quiet}))
 	b.ledger.AddPlane("authserver", b.server.End)
 	if b.listener == nil {
 		b.listener = must(net.Listen("tcp", strings.TrimPrefix(b.issuer, "https://")))

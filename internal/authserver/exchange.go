@@ -24,6 +24,7 @@ const (
 	endpointPush        endpoint = "par"
 	endpointEndings     endpoint = "endings"
 	endpointAccount     endpoint = "account"
+	endpointFederation  endpoint = "federation"
 )
 
 // clientEndpoints are those that clients call, not browsers.
@@ -51,6 +52,8 @@ type exchange struct {
 	consumed bool           // the code had been redeemed when the grant was read
 	keeps    string         // the refresh token that a refresh hands out; empty: a new one
 	overrun  bool           // another request changed the grant meanwhile: this one must look again
+
+	arrival *arrival // a user who has come back from the provider of their owner; nil: none
 
 	fault   error    // a part did not answer: the outcome is 503, whatever the library makes of it
 	refusal *refusal // overrides what the library answers

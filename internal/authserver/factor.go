@@ -67,9 +67,17 @@ func (s *Server) present(ctx context.Context, a *attempt, form url.Values, at st
 	case err != nil:
 		return false, nil, err
 	}
+	return s.accept(ctx, a, user, factor, at, policy, wrongFactor(form.Get("action")))
+}
+
+// accept adds a factor that was presented rightly to the attempt, and says
+// whether the user is signed in by it. ended is what they are told whose
+// sign-ins have ended since this one began.
+func (s *Server) accept(ctx context.Context, a *attempt, user keyholder.UserID, factor keyholder.Factor, at string,
+	policy func(keyholder.User) keyholder.FactorPolicy, ended phrase) (done bool, c *complaint, err error) {
 	u := s.ledger.User(user)
 	if !keyholder.PermitSession(u, time.UnixMicro(a.Began)).Allowed { // a disabled user is not asked for more
-		return false, &complaint{status: http.StatusForbidden, text: wrongFactor(form.Get("action"))}, nil
+		return false, &complaint{status: http.StatusForbidden, text: ended}, nil
 	}
 	a.User, a.Presented = user, append(a.Presented, factor)
 	err = s.ledger.SignIn(ctx, user, a.Presented, policy(u), at)

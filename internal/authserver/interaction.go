@@ -53,6 +53,9 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 		ex.fault = err
 		return goidc.StatusPending, nil
 	}
+	if ex.arrival != nil {
+		return step.arrive(ex.arrival), nil
+	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		step.show(http.StatusOK, phrase{})
 		return goidc.StatusPending, nil
@@ -62,15 +65,31 @@ func (s *Server) interact(w http.ResponseWriter, r *http.Request, as *goidc.Auth
 
 // begin binds the new sign-in to the browser and sends it to its first page.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, as *goidc.AuthnSession) goidc.Status {
+	as.Store = map[string]any{keyStep: stepSignIn, keyBrowser: hashText(markBrowser(w, r)), keyLanguages: exchangeOf(r.Context()).form.Get("ui_locales")}
+	http.Redirect(w, r, sessionPath(as.ID), http.StatusSeeOther)
+	return goidc.StatusPending
+}
+
+// markBrowser returns the value of the cookie that ties sign-ins to a browser,
+// and sets it if there is none, or none of ours.
+func markBrowser(w http.ResponseWriter, r *http.Request) string {
 	cookie, err := r.Cookie(cookieName)
 	if err != nil || !idForm.MatchString(cookie.Value) {
 		cookie = &http.Cookie{Name: cookieName, Value: random("")(r.Context())}
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie.Value, Path: "/", Secure: true, HttpOnly: true,
 		SameSite: http.SameSiteLaxMode, MaxAge: int(sessionLifetime.Seconds())})
-	as.Store = map[string]any{keyStep: stepSignIn, keyBrowser: hashText(cookie.Value), keyLanguages: exchangeOf(r.Context()).form.Get("ui_locales")}
-	http.Redirect(w, r, sessionPath(as.ID), http.StatusSeeOther)
-	return goidc.StatusPending
+	return cookie.Value
+}
+
+// browserOf returns the value of that cookie, and whether it is the one of
+// which the hash was kept.
+func browserOf(r *http.Request, hash string) (value string, same bool) {
+	c, err := r.Cookie(cookieName)
+	if err != nil || subtle.ConstantTimeCompare([]byte(hashText(c.Value)), []byte(hash)) != 1 {
+		return "", false
+	}
+	return c.Value, true
 }
 
 func sessionPath(id string) string { return "/authorize/" + url.PathEscape(id) }
@@ -126,13 +145,9 @@ func (i *interaction) text(key string) string {
 	return v
 }
 
-func (i *interaction) sameBrowser() bool {
-	c, err := i.r.Cookie(cookieName)
-	if err != nil || subtle.ConstantTimeCompare([]byte(hashText(c.Value)), []byte(i.text(keyBrowser))) != 1 {
-		return false
-	}
-	i.cookie = c.Value
-	return true
+func (i *interaction) sameBrowser() (same bool) {
+	i.cookie, same = browserOf(i.r, i.text(keyBrowser))
+	return same
 }
 
 // token is the secret of the form of the present step: only a page of ours,
@@ -173,6 +188,9 @@ func (i *interaction) post() goidc.Status {
 		return i.present()
 	case i.text(keyStep) != stepConsent && action == actionPasskeyOptions:
 		return i.passkeyOptions()
+	case i.text(keyStep) == stepSignIn && action == actionOrganisation:
+		i.show(http.StatusOK, phrase{})
+		return goidc.StatusPending
 	case i.text(keyStep) != stepConsent && action == actionRestart:
 		return i.next(i.restart())
 	case action == "share" && i.text(keyStep) == stepConsent:
@@ -198,8 +216,16 @@ func (i *interaction) refuse() goidc.Status {
 
 // present takes a form that presents a factor.
 func (i *interaction) present() goidc.Status {
-	done, complaint, err := i.Server.present(i.r.Context(), i.signIn, i.ex.form, string(i.app.ID),
-		func(u keyholder.User) keyholder.FactorPolicy { return i.ledger.Owner(u.Owner).Factor })
+	return i.proceed(i.Server.present(i.r.Context(), i.signIn, i.ex.form, string(i.app.ID), i.policyOf))
+}
+
+// policyOf returns the policy of second factors that binds a user here.
+func (i *interaction) policyOf(u keyholder.User) keyholder.FactorPolicy {
+	return i.ledger.Owner(u.Owner).Factor
+}
+
+// proceed goes on after a factor was presented.
+func (i *interaction) proceed(done bool, complaint *complaint, err error) goidc.Status {
 	if err == nil {
 		err = i.keep()
 	}
@@ -307,7 +333,7 @@ func (i *interaction) show(status int, alert phrase) {
 	switch i.text(keyStep) {
 	case stepSignIn:
 		p.Login = i.ex.form.Get("login")
-		i.pages.signIn(i.w, status, &p)
+		i.showSignIn(i.w, status, &p, i.ex.form.Get("organisation"), i.as.ID, i.mayShare)
 		return
 	case stepFactor, stepEnrol:
 		i.showFactor(status, &p)

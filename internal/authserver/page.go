@@ -47,6 +47,9 @@ type page struct {
 	Passkeys bool              // whether a passkey can be used here
 	Factors  keyholder.Factors // that the user has set up
 	Redirect string            // CSP source of the app's address
+
+	Organisations   []organisation // at whose providers a user may sign in
+	AskOrganisation bool           // there are more
 	frame
 }
 
@@ -85,6 +88,9 @@ type message struct {
 	Title  string // key of the texts
 	Text   string // key of the texts
 	Detail string // for those who help the user; holds nothing secret
+
+	Back     string // address of the page to go back to; empty: none
+	BackText string // key of the texts
 }
 
 // frame is what every page needs.

@@ -11,29 +11,29 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
-// seal encrypts a refresh token under a key that only what it is given for
-// (code: an authorization code or the refresh token before) gives, with
-// AES-256-GCM. The grant's ID is bound in, so that a sealed token
-// moved to another row does not open.
-func seal(code, grant, token string) ([]byte, error) {
+// seal encrypts a text, such as a refresh token, under a key that only what it
+// is given for (code: an authorization code, the refresh token before, or the
+// state of a sign-in elsewhere) gives, with AES-256-GCM. What it belongs to
+// (the grant's ID) is bound in, so that one moved to another row does not open.
+func seal(code, bound, text string) ([]byte, error) {
 	aead, err := sealer(code)
 	if err != nil {
 		return nil, err
 	}
-	return aead.Seal(nil, nil, []byte(token), []byte(grant)), nil
+	return aead.Seal(nil, nil, []byte(text), []byte(bound)), nil
 }
 
 // unseal reverses seal.
-func unseal(code, grant string, sealed []byte) (string, error) {
+func unseal(code, bound string, sealed []byte) (string, error) {
 	aead, err := sealer(code)
 	if err != nil {
 		return "", err
 	}
-	token, err := aead.Open(nil, nil, sealed, []byte(grant))
+	text, err := aead.Open(nil, nil, sealed, []byte(bound))
 	if err != nil {
-		return "", fmt.Errorf("open a sealed refresh token: %w", err)
+		return "", fmt.Errorf("open what is sealed: %w", err)
 	}
-	return string(token), nil
+	return string(text), nil
 }
 
 // sealer derives the key from the code by HKDF (RFC 5869). The code has 256

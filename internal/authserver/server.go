@@ -24,6 +24,8 @@ import (
 	"github.com/go-webauthn/webauthn/webauthn"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/guard"
+	"github.com/fds-keyholder/keyholder/internal/federation"
 	"github.com/fds-keyholder/keyholder/internal/keyring"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/internal/pki"
@@ -60,6 +62,9 @@ type Config struct {
 	// this one serves only what does not depend on who does: the keys of
 	// receipts, the authority, and the feed of endings.
 	External bool
+	// Federation calls the OpenID providers of owners. Nil: a client with the
+	// strict TLS profile that trusts the system's authorities.
+	Federation *http.Client
 	// RefreshLifetime is how long an unused refresh token lives; each use
 	// begins it anew. 0: 30 days.
 	RefreshLifetime time.Duration
@@ -85,6 +90,7 @@ type Server struct {
 	handler http.Handler
 	pages   *pages
 
+	federation   *federation.Client
 	relyingParty *webauthn.WebAuthn // nil: no passkeys
 
 	machines *machineGrants
@@ -124,6 +130,10 @@ func New(cfg Config) (*Server, error) {
 	if s.now == nil {
 		s.now = cfg.Ledger.Now
 	}
+	if cfg.Federation == nil {
+		cfg.Federation = guard.HTTPClient(nil, keyholder.TLSStrict)
+	}
+	s.federation = federation.New(cfg.Federation, s.now)
 	s.machines = newMachineGrants(maxMachineGrants)
 	s.denials = &denials{ledger.NewDenials(s.ledger, s.log), s.ledger}
 	s.feed = newFeed()
@@ -182,6 +192,7 @@ func (s *Server) routes() http.Handler {
 // routeTokens adds what it takes to issue tokens.
 func (s *Server) routeTokens(mux *http.ServeMux) {
 	s.routeAccount(mux)
+	s.routeFederation(mux)
 	mux.HandleFunc("GET /authorize", s.serveAuthorize)
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
 	mux.HandleFunc("GET /authorize/{session}", offerLanguages(s.serveInteraction))

@@ -36,8 +36,9 @@ type Config struct {
 	Now    func() time.Time                     // nil: time.Now
 	Random io.Reader                            // nil: crypto/rand
 	Log    *slog.Logger                         // nil: slog.Default
-	// FactorKey seals the secrets of authenticator apps, and hashes logins: FactorKeySize random
-	// bytes. Nil: none can be set up or used.
+	// FactorKey seals the secrets of authenticator apps and of identity
+	// providers, and hashes logins: FactorKeySize random bytes. Nil: none can
+	// be set up or used.
 	FactorKey []byte
 	// TokenLifetime is how long an access token can outlive the grant it came
 	// from; ended grants are remembered in memory for that long. 0: 5 minutes.

@@ -99,10 +99,10 @@ func (l *Ledger) loadParties(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := l.each(ctx, "SELECT id, owner, login, created, disabled, renewed FROM users", func(scan scanner) error {
+	if err := l.each(ctx, "SELECT id, owner, login, issuer, subject, created, disabled, renewed FROM users", func(scan scanner) error {
 		var u keyholder.User
 		var created, disabled, renewed int64
-		err := scan(&u.ID, &u.Owner, &u.Login, &created, &disabled, &renewed)
+		err := scan(&u.ID, &u.Owner, &u.Login, &u.Issuer, &u.Subject, &created, &disabled, &renewed)
 		u.Created, u.Disabled, u.Renewed = fromMicros(created), fromMicros(disabled), fromMicros(renewed)
 		v.users[u.ID] = u
 		return err

@@ -29,11 +29,17 @@ const minPassword = 12
 // AddUser registers a user of an owner with a password. Errors: Invalid,
 // NotFound, Conflict if the login is taken.
 func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.OwnerID, login, password string) (keyholder.User, error) {
-	if err := checkName("login", login); err != nil {
-		return keyholder.User{}, err
-	}
 	hash, err := l.newPassword(password)
 	if err != nil {
+		return keyholder.User{}, err
+	}
+	return l.addUser(ctx, actor, owner, login, hash, func(*store.Tx, *keyholder.User) error { return nil })
+}
+
+// addUser registers a user with a hashed password, or with none if it is
+// empty, and runs a further step on it.
+func (l *Ledger) addUser(ctx context.Context, actor string, owner keyholder.OwnerID, login, hash string, further func(*store.Tx, *keyholder.User) error) (keyholder.User, error) {
+	if err := checkName("login", login); err != nil {
 		return keyholder.User{}, err
 	}
 	id, err := keyholder.NewID[keyholder.UserID](l.random)
@@ -41,7 +47,7 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 		return keyholder.User{}, err
 	}
 	u := keyholder.User{ID: id, Owner: owner, Login: login, Created: l.Now()}
-	return u, l.store.WriteAlone(ctx, func(tx *store.Tx) error {
+	err = l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		if l.Owner(owner).ID == "" {
 			return keyholder.Errorf(keyholder.NotFound, "no such owner")
 		}
@@ -52,9 +58,17 @@ func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.Owne
 			u.ID, u.Owner, u.Login, hash, micros(u.Created)); err != nil {
 			return fmt.Errorf("add a user: %w", err)
 		}
-		tx.After(func() { l.view.set(func() { l.view.users[u.ID] = u }) })
-		return l.Append(tx, keyholder.EventUserAdded, actor, string(u.ID), detail{"owner": string(owner)})
+		if err := l.Append(tx, keyholder.EventUserAdded, actor, string(u.ID), detail{"owner": string(owner)}); err != nil {
+			return err
+		}
+		if err := further(tx, &u); err != nil {
+			return err
+		}
+		added := u
+		tx.After(func() { l.view.set(func() { l.view.users[added.ID] = added }) })
+		return nil
 	})
+	return u, err
 }
 
 // CheckPassword returns the user of a login and password; whether that signs
@@ -72,6 +86,9 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 		if err := l.each(ctx, "SELECT password FROM users WHERE id = ?", func(scan scanner) error { return scan(&stored) }, u.ID); err != nil {
 			return keyholder.User{}, err
 		}
+	}
+	if stored == "" { // a user without password, which must not be quicker to tell
+		stored = l.passwords.dummy
 	}
 	if len(password) > 1024 {
 		password = ""

@@ -3,8 +3,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"database/sql"
 	"encoding/base32"
 	"errors"
@@ -46,7 +44,7 @@ func (l *Ledger) BeginTOTP(ctx context.Context, user keyholder.UserID) error {
 	if _, err := io.ReadFull(l.random, secret); err != nil {
 		return fmt.Errorf("draw a TOTP secret: %w", err)
 	}
-	sealed, err := l.sealTOTP(user, secret)
+	sealed, err := l.seal(string(user), secret)
 	if err != nil {
 		return err
 	}
@@ -184,40 +182,6 @@ func (l *Ledger) readTOTP(ctx context.Context, q rowQuerier, user keyholder.User
 	if err != nil {
 		return storedTOTP{}, fmt.Errorf("read a TOTP secret: %w", err)
 	}
-	row.secret, err = l.unsealTOTP(user, sealed)
+	row.secret, err = l.unseal(string(user), sealed)
 	return row, err
-}
-
-// sealTOTP encrypts a secret with AES-256-GCM. The user is bound in, so that a
-// secret moved to another row does not open.
-func (l *Ledger) sealTOTP(user keyholder.UserID, secret []byte) ([]byte, error) {
-	aead, err := l.factorCipher()
-	if err != nil {
-		return nil, err
-	}
-	return aead.Seal(nil, nil, secret, []byte(user)), nil
-}
-
-func (l *Ledger) unsealTOTP(user keyholder.UserID, sealed []byte) ([]byte, error) {
-	aead, err := l.factorCipher()
-	if err != nil {
-		return nil, err
-	}
-	secret, err := aead.Open(nil, nil, sealed, []byte(user))
-	if err != nil {
-		return nil, fmt.Errorf("open a TOTP secret: %w", err)
-	}
-	return secret, nil
-}
-
-// factorCipher draws its nonces itself and writes them before what it seals.
-func (l *Ledger) factorCipher() (cipher.AEAD, error) {
-	if len(l.factorKey) != FactorKeySize {
-		return nil, keyholder.Errorf(keyholder.Unavailable, "there is no key to seal the secrets of authenticator apps")
-	}
-	block, err := aes.NewCipher(l.factorKey)
-	if err != nil {
-		return nil, fmt.Errorf("read the key of second factors: %w", err)
-	}
-	return cipher.NewGCMWithRandomNonce(block)
 }

@@ -17,21 +17,22 @@ import (
 // only by functions registered with store.Tx.After, which the single writer
 // runs one at a time.
 type view struct {
-	mu            sync.RWMutex
-	providers     map[keyholder.ProviderID]keyholder.Provider
-	owners        map[keyholder.OwnerID]keyholder.Owner
-	users         map[keyholder.UserID]keyholder.User
-	apps          map[keyholder.AppID]keyholder.App
-	servers       map[keyholder.ResourceServerID]keyholder.ResourceServer
-	agreements    map[keyholder.AgreementID]keyholder.Agreement
-	consents      map[keyholder.ConsentID]keyholder.Consent
-	subscriptions map[keyholder.SubscriptionID]keyholder.Subscription
-	certificates  map[keyholder.Thumbprint]keyholder.Certificate
-	thumbprints   map[string][]keyholder.Thumbprint // by subject, the oldest first
-	vouchers      []string                          // grows only
-	webhooks      map[keyholder.WebhookID]Webhook
-	secrets       map[string][]secretHash // by client
-	endings       endings
+	mu                sync.RWMutex
+	providers         map[keyholder.ProviderID]keyholder.Provider
+	owners            map[keyholder.OwnerID]keyholder.Owner
+	users             map[keyholder.UserID]keyholder.User
+	identityProviders map[keyholder.OwnerID]keyholder.IdentityProvider
+	apps              map[keyholder.AppID]keyholder.App
+	servers           map[keyholder.ResourceServerID]keyholder.ResourceServer
+	agreements        map[keyholder.AgreementID]keyholder.Agreement
+	consents          map[keyholder.ConsentID]keyholder.Consent
+	subscriptions     map[keyholder.SubscriptionID]keyholder.Subscription
+	certificates      map[keyholder.Thumbprint]keyholder.Certificate
+	thumbprints       map[string][]keyholder.Thumbprint // by subject, the oldest first
+	vouchers          []string                          // grows only
+	webhooks          map[keyholder.WebhookID]Webhook
+	secrets           map[string][]secretHash // by client
+	endings           endings
 }
 
 // set runs change with the view locked.
@@ -236,7 +237,7 @@ func (l *Ledger) ListOwners() []keyholder.Owner {
 
 // ListUsers returns all users.
 func (l *Ledger) ListUsers() []keyholder.User {
-	return list(&l.view, l.view.users, func(u keyholder.User) time.Time { return u.Created })
+	return list(&l.view, l.view.users, userCreated)
 }
 
 // ListApps returns all apps.
@@ -307,6 +308,7 @@ func (l *Ledger) load(ctx context.Context) error {
 	v.providers = map[keyholder.ProviderID]keyholder.Provider{}
 	v.owners = map[keyholder.OwnerID]keyholder.Owner{}
 	v.users = map[keyholder.UserID]keyholder.User{}
+	v.identityProviders = map[keyholder.OwnerID]keyholder.IdentityProvider{}
 	v.apps = map[keyholder.AppID]keyholder.App{}
 	v.servers = map[keyholder.ResourceServerID]keyholder.ResourceServer{}
 	v.agreements = map[keyholder.AgreementID]keyholder.Agreement{}
@@ -318,7 +320,7 @@ func (l *Ledger) load(ctx context.Context) error {
 	v.secrets = map[string][]secretHash{}
 	v.endings = newEndings()
 	for _, load := range []func(context.Context) error{
-		l.loadParties, l.loadApps, l.loadAgreements, l.loadConsents, l.loadSubscriptions,
+		l.loadParties, l.loadIdentityProviders, l.loadApps, l.loadAgreements, l.loadConsents, l.loadSubscriptions,
 		l.loadCertificates, l.loadWebhooks, l.loadSecrets, l.loadEndings,
 	} {
 		if err := load(ctx); err != nil {
