@@ -51,6 +51,13 @@ const (
 	maxProviderName = 60
 )
 
+// RedirectURI is our address to which the provider sends the browser back;
+// issuer is ours. There is one for each owner, so that the answer of one
+// provider cannot pass for that of another (RFC 9700 4.4.2).
+func (p IdentityProvider) RedirectURI(issuer string) string {
+	return issuer + "/federation/" + url.PathEscape(string(p.Owner)) + "/callback"
+}
+
 // Reaches says whether the server may call an address of the provider: one by
 // https, on the issuer's host or one that the administrator has named. What
 // the provider's metadata say is no reason to call anything else.

@@ -51,7 +51,7 @@ type environment struct {
 
 // command is a row of the table of commands.
 type command struct {
-	name string // noun and verb, or one word
+	name string // noun and verb, of one word or two, or one word
 	does string // in one line
 	run  func(context.Context, *environment, []string) error
 }
@@ -72,9 +72,13 @@ func commands() []command {
 		{"owner list", "list owners", owners().runList},
 		{"owner show", "show an owner", owners().runShow},
 		{"owner factor", "settle whether an owner's users need a second factor", runOwnerFactor},
+		{"owner idp set", "register the OpenID provider at which an owner's users sign in", runOwnerIDPSet},
+		{"owner idp show", "show the OpenID provider of an owner", runOwnerIDPShow},
+		{"owner idp remove", "remove the OpenID provider of an owner", runOwnerIDPRemove},
 		{"user add", "register a user of an owner, who signs in", runUserAdd},
 		{"user list", "list users", users().runList},
 		{"user show", "show a user", users().runShow},
+		{"user bind", "settle who a user is at the owner's OpenID provider", runUserBind},
 		{"user unlock", "end the lock-out of a user after failed sign-ins", runUserUnlock},
 		{"user reset", "give a user a new password, and take away all second factors", runUserReset},
 		{"user disable", "keep a user from signing in", userStateCommand("disable", true)},
@@ -169,8 +173,8 @@ func find(args []string) (command, []string, error) {
 		if !both {
 			return c, args[1:], nil
 		}
-		if len(args) > 1 && verb == args[1] {
-			return c, args[2:], nil
+		if words := strings.Fields(verb); len(args) > len(words) && slices.Equal(words, args[1:1+len(words)]) {
+			return c, args[1+len(words):], nil
 		}
 		verbs = append(verbs, verb)
 	}

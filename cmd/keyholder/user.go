@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -14,8 +15,9 @@ import (
 func runUserAdd(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "user add", `
 Registers a user of an owner and prints the ID. The user signs in once, when an
-app is set up (FDS 2.6.5.1). Without -password-file a strong password is drawn
-and printed on a second line, this one time.
+app is set up (FDS 2.6.5.1). With -subject they sign in at the owner's OpenID
+provider, which calls them so. Without it and without -password-file a strong
+password is drawn and printed on a second line, this one time.
 
 example:
   $ keyholder user add -owner st-anna -login facility@st-anna
@@ -23,24 +25,52 @@ example:
   k3vqh-p2xwd-7rmua-zzt4c`).server().reading()
 	owner := f.need("owner", "`KEY`: key or ID of the owner")
 	login := f.need("login", "`LOGIN`: what the user types to sign in")
+	subject := f.value("subject", "`SUBJECT`: what the owner's OpenID provider calls the user (claim sub)")
 	file := f.value("password-file", "`FILE`: file with the password, at least 12 bytes; - is standard input")
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	password, drawn, err := choosePassword(env, *file)
-	if err != nil {
-		return err
+	var password string
+	var drawn bool
+	if *subject == "" || *file != "" {
+		var err error
+		if password, drawn, err = choosePassword(env, *file); err != nil {
+			return err
+		}
 	}
 	c, err := f.dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	u, err := c.AddUser(ctx, console.NewUser{Owner: *owner, Login: *login, Password: password})
+	u, err := c.AddUser(ctx, console.NewUser{Owner: *owner, Login: *login, Subject: *subject, Password: password})
 	if err != nil {
 		return err
 	}
 	return f.addedWithPassword(env, u, password, drawn)
+}
+
+func runUserBind(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "user bind", `
+Settles who a user is at the OpenID provider of the owner, in place of an
+earlier binding. Without -subject they are nobody there, and sign in here only.
+All their sign-ins end; what they have shared goes on.
+
+example:
+  $ keyholder user bind -login facility@st-anna -subject 248289761001
+  d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
+	login := f.need("login", "`LOGIN`: what the user types to sign in")
+	subject := f.value("subject", "`SUBJECT`: what the provider calls the user (claim sub)")
+	c, _, err := f.connect(args)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	u, err := c.BindUser(ctx, console.UserBinding{Login: *login, Subject: *subject})
+	if err != nil {
+		return err
+	}
+	return f.added(string(u.ID), u)
 }
 
 // choosePassword reads a password from a file, or draws one if there is none.
@@ -166,6 +196,7 @@ func users() noun[console.User] {
 			{title: "login", text: func(u console.User, _ time.Time) string { return u.Login }},
 			{title: "second factors", text: func(u console.User, _ time.Time) string { return factorsInWords(u.Factors) }},
 			{title: "state", text: func(u console.User, _ time.Time) string { return userState(u) }},
+			{title: "at the owner's provider", text: func(u console.User, _ time.Time) string { return cmp.Or(u.Subject, "-") }, wide: true},
 			{title: "password replaced", text: func(u console.User, _ time.Time) string { return stamp(u.Renewed) }, wide: true},
 			{title: "added", text: func(u console.User, _ time.Time) string { return stamp(u.Created) }, wide: true},
 		},

@@ -17,7 +17,8 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
-// federationPath begins the addresses of sign-ins at owners' providers.
+// federationPath begins the addresses of sign-ins at owners' providers, as
+// [keyholder.IdentityProvider.RedirectURI] says.
 const federationPath = "/federation/"
 
 // federationClient marks the sessions of such sign-ins among those of apps.
@@ -65,12 +66,6 @@ func (s *Server) routeFederation(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+federationPath+"{owner}/callback", s.arrive)
 }
 
-// FederationRedirect is the redirect URI of an owner's provider: one for each,
-// so that the answer of one cannot pass for that of another (RFC 9700 4.4.2).
-func FederationRedirect(issuer string, owner keyholder.OwnerID) string {
-	return issuer + federationPath + url.PathEscape(string(owner)) + "/callback"
-}
-
 // depart sends a browser to the provider of an owner.
 func (s *Server) depart(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: endpointFederation}
@@ -83,7 +78,7 @@ func (s *Server) depart(w http.ResponseWriter, r *http.Request) {
 	secret := random("")
 	d := departure{Owner: p.Owner, Issuer: p.Issuer, Browser: hashText(markBrowser(w, r)), Session: session, Began: s.ledger.Now().UnixMicro()}
 	d.State, d.Nonce, d.Verifier = secret(r.Context()), secret(r.Context()), secret(r.Context())
-	address, err := s.federation.Begin(r.Context(), p, FederationRedirect(s.issuer, p.Owner), d.Transaction)
+	address, err := s.federation.Begin(r.Context(), p, p.RedirectURI(s.issuer), d.Transaction)
 	if err != nil {
 		s.notArrived(w, r, ex, &d, err)
 		return
@@ -188,7 +183,7 @@ func (s *Server) identify(r *http.Request, d *departure, answer url.Values) (arr
 	if err != nil {
 		return arrival{}, err
 	}
-	who, err := s.federation.Finish(r.Context(), p, secret, FederationRedirect(s.issuer, p.Owner), d.Transaction, answer)
+	who, err := s.federation.Finish(r.Context(), p, secret, p.RedirectURI(s.issuer), d.Transaction, answer)
 	if err != nil {
 		return arrival{}, err
 	}

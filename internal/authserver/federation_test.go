@@ -10,7 +10,6 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/guard"
-	"github.com/fds-keyholder/keyholder/internal/authserver"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
@@ -41,7 +40,7 @@ func (f *federated) register(idp *bench, owner keyholder.Owner, name string) {
 	f.t.Helper()
 	ctx := f.t.Context()
 	f.client = must(idp.ledger.AddApp(ctx, ledger.Administrator, keyholder.App{Name: "Keyholder", Grants: []keyholder.GrantType{keyholder.GrantAuthorizationCode},
-		Authentication: keyholder.AuthSecret, RedirectURIs: []string{authserver.FederationRedirect(f.issuer, owner.ID)}}))
+		Authentication: keyholder.AuthSecret, RedirectURIs: []string{keyholder.IdentityProvider{Owner: owner.ID}.RedirectURI(f.issuer)}}))
 	f.provider = must(f.ledger.SetIdentityProvider(ctx, ledger.Administrator, keyholder.IdentityProvider{Owner: owner.ID, Issuer: idp.issuer,
 		ClientID: string(f.client.ID), Scopes: []string{keyholder.ScopeRead}, Name: name}, must(idp.ledger.AddSecret(ctx, ledger.Administrator, string(f.client.ID)))))
 }
@@ -89,7 +88,7 @@ func TestFederatedSignIn(t *testing.T) {
 	f := openFederated(t)
 	w := f.begin()
 	q := w.left.Query()
-	if q.Get("code_challenge_method") != "S256" || len(q.Get("state")) != 43 || len(q.Get("nonce")) != 43 || q.Get("redirect_uri") != authserver.FederationRedirect(f.issuer, f.owner.ID) {
+	if q.Get("code_challenge_method") != "S256" || len(q.Get("state")) != 43 || len(q.Get("nonce")) != 43 || q.Get("redirect_uri") != f.provider.RedirectURI(f.issuer) {
 		t.Errorf("sent to the provider with %v", q)
 	}
 	w.open(f.elsewhere(w)).says(http.StatusOK, "Share data").submit("action", "share")

@@ -29,6 +29,7 @@ type Config struct {
 	Authority *pki.Authority
 	Keyring   *keyring.Ring
 	Mailbox   *mailbox.Mailbox
+	Issuer    string           // of the authorization server, for the addresses that others register
 	Dir       string           // the data folder; credentials for webhooks go to DIR/webhooks/<webhook ID>
 	Seal      *keyfile.Seal    // seals their secrets; nil: they are plain
 	Now       func() time.Time // nil: time.Now
@@ -41,6 +42,7 @@ type Console struct {
 	authority *pki.Authority
 	keyring   *keyring.Ring
 	mailbox   *mailbox.Mailbox
+	issuer    string
 	webhooks  string // folder
 	seal      *keyfile.Seal
 	now       func() time.Time
@@ -53,7 +55,7 @@ func New(cfg Config) (*Console, error) {
 	if cfg.Ledger == nil || cfg.Authority == nil || cfg.Keyring == nil || cfg.Mailbox == nil || cfg.Dir == "" {
 		return nil, errors.New("open the console: a ledger, an authority, a keyring, a mailbox and the data folder are needed")
 	}
-	c := &Console{ledger: cfg.Ledger, authority: cfg.Authority, keyring: cfg.Keyring, mailbox: cfg.Mailbox,
+	c := &Console{ledger: cfg.Ledger, authority: cfg.Authority, keyring: cfg.Keyring, mailbox: cfg.Mailbox, issuer: cfg.Issuer,
 		webhooks: filepath.Join(cfg.Dir, WebhookFolder), seal: cfg.Seal, now: cfg.Now, log: cfg.Log}
 	if c.now == nil {
 		c.now = time.Now

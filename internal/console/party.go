@@ -22,7 +22,8 @@ type NewOwner struct {
 type NewUser struct {
 	Owner    string `json:"owner"` // key or ID
 	Login    string `json:"login"`
-	Password string `json:"password"`
+	Subject  string `json:"subject,omitempty"` // at the owner's OpenID provider; empty: the user signs in here only
+	Password string `json:"password"`          // empty, with a subject: none
 }
 
 // NewResourceServer asks to register a party that may introspect tokens.
@@ -102,7 +103,12 @@ func (c *Console) addUser(ctx context.Context, q NewUser) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	u, err := c.ledger.AddUser(ctx, ledger.Administrator, o.ID, q.Login, q.Password)
+	var u keyholder.User
+	if q.Subject == "" {
+		u, err = c.ledger.AddUser(ctx, ledger.Administrator, o.ID, q.Login, q.Password)
+	} else {
+		u, err = c.ledger.AddFederatedUser(ctx, ledger.Administrator, o.ID, q.Login, q.Subject, q.Password)
+	}
 	if err != nil {
 		return User{}, err
 	}

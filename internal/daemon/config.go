@@ -49,8 +49,11 @@ type Config struct {
 		Postgres *Postgres `yaml:"postgres"` // nil: the SQLite file of the data folder
 	} `yaml:"database"`
 	Auth struct {
-		Audiences []string  `yaml:"audiences"` // of tokens, beside the Web API
-		External  *External `yaml:"external"`  // nil: our own authorization server issues the tokens
+		Audiences  []string  `yaml:"audiences"` // of tokens, beside the Web API
+		External   *External `yaml:"external"`  // nil: our own authorization server issues the tokens
+		Federation struct {
+			CAFile string `yaml:"ca_file"` // empty: the system's authorities
+		} `yaml:"federation"`
 	} `yaml:"auth"`
 	ExternalBrokers []external.Setting `yaml:"external_brokers"`
 	Keys            Keys               `yaml:"keys"`
@@ -139,6 +142,9 @@ func (c *Config) check() error {
 	}
 	if len(c.Auth.Audiences) > 0 {
 		return keyholder.Errorf(keyholder.Invalid, "auth.audiences has no meaning with auth.external, whose issuer names the audience")
+	}
+	if c.Auth.Federation.CAFile != "" {
+		return keyholder.Errorf(keyholder.Invalid, "auth.federation has no meaning with auth.external, where nobody signs in here")
 	}
 	return c.Auth.External.check()
 }

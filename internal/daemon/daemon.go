@@ -203,7 +203,11 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: append([]string{d.API}, o.Config.Auth.Audiences...), External: o.Config.Auth.External != nil, Log: d.log, Now: o.Now}); err != nil {
+	federation, err := clientTrusting(o, "auth.federation.ca_file", o.Config.Auth.Federation.CAFile)
+	if err != nil {
+		return err
+	}
+	if d.auth, err = authserver.New(authserver.Config{Ledger: d.ledger, Keyring: d.keys, Authority: d.pki, Issuer: d.Issuer, Audiences: append([]string{d.API}, o.Config.Auth.Audiences...), External: o.Config.Auth.External != nil, Federation: federation, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	api, err := webapi.New(webapi.Config{Ledger: d.ledger, Facility: d.facility, Mailbox: d.mailbox, Guard: g, Issuer: trusted.Issuer, BaseURL: d.API, Log: d.log, Now: o.Now})
@@ -219,7 +223,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err := d.openPermits(o); err != nil {
 		return err
 	}
-	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Dir: o.Dir, Seal: d.seal, Log: d.log, Now: o.Now})
+	admin, err := console.New(console.Config{Ledger: d.ledger, Authority: d.pki, Keyring: d.keys, Mailbox: d.mailbox, Issuer: d.Issuer, Dir: o.Dir, Seal: d.seal, Log: d.log, Now: o.Now})
 	if err != nil {
 		return err
 	}

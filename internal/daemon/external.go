@@ -118,7 +118,7 @@ func (d *Daemon) guardConfig(o Options) (guard.Config, error) {
 	}
 	clients := maps.Clone(e.Clients)
 	c.Client = func(id string) string { return clients[id] }
-	client, err := e.http(o)
+	client, err := clientTrusting(o, "auth.external.ca_file", e.CAFile)
 	if err != nil {
 		return guard.Config{}, err
 	}
@@ -137,19 +137,19 @@ func (d *Daemon) guardConfig(o Options) (guard.Config, error) {
 	return c, nil
 }
 
-// http is the client for the issuer, which trusts the system's authorities
-// unless a file names another.
-func (e *External) http(o Options) (*http.Client, error) {
-	if e.CAFile == "" {
+// clientTrusting is a client for the servers of somebody else, which trusts
+// the system's authorities unless a file, the value of a key, names another.
+func clientTrusting(o Options, key, file string) (*http.Client, error) {
+	if file == "" {
 		return guard.HTTPClient(nil, o.Config.TLS), nil
 	}
-	text, err := keyfile.Read(inFolder(o.Dir, e.CAFile))
+	text, err := keyfile.Read(inFolder(o.Dir, file))
 	if err != nil {
-		return nil, explainFile("auth.external.ca_file", err)
+		return nil, explainFile(key, err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return nil, keyholder.Errorf(keyholder.Invalid, "the file of auth.external.ca_file holds no certificate in PEM form")
+		return nil, keyholder.Errorf(keyholder.Invalid, "the file of %s holds no certificate in PEM form", key)
 	}
 	return guard.HTTPClient(roots, o.Config.TLS), nil
 }
