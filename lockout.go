@@ -3,9 +3,9 @@ package keyholder
 import "time"
 
 // Bounds of a lock-out. A person who mistypes is not kept waiting; one who
-// guesses has four tries an hour; and a lock always ends by itself, so that
-// nobody can keep another out by failing in their name for longer than they
-// go on failing.
+// guesses has four tries an hour; and a lock always ends by itself. Those who
+// go on failing in another's name do not keep them out of the browsers that
+// they use (see [KnownBrowser]).
 const (
 	freeFailures = 5
 	firstLock    = 2 * time.Second
@@ -24,4 +24,22 @@ func LockOut(failures int) time.Duration {
 		return 0
 	}
 	return min(firstLock<<min(over, 16), longestLock)
+}
+
+// BrowserMemory is for how long a browser is known after a sign-in.
+const BrowserMemory = 180 * 24 * time.Hour
+
+// KnownBrowser is a browser in which a user has signed in; the zero value is
+// any other.
+type KnownBrowser struct {
+	User UserID
+	Last time.Time // sign-in
+}
+
+// CountsAlone says whether failures in this browser at the login of u count
+// for themselves. Otherwise they count together with those of all strangers,
+// who lock each other and nobody else (OWASP: device cookies). A login that
+// nobody has, the zero user, is known to no browser.
+func (k KnownBrowser) CountsAlone(u User, now time.Time) bool {
+	return k.User != "" && k.User == u.ID && u.Disabled.IsZero() && now.Before(k.Last.Add(BrowserMemory))
 }

@@ -60,6 +60,7 @@ func (s *Server) serveAccount(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := a.open()
+	a.state.device = deviceOf(r)
 	switch {
 	case err != nil:
 	case r.Method != http.MethodPost:
@@ -221,6 +222,7 @@ func (a *account) signedIn() error {
 		}
 	}
 	a.setCookie(random("")(a.r.Context()))
+	knowDevice(a.w, a.state.device)
 	a.state.SignedIn = a.ledger.Now().UnixMicro()
 	return errors.Join(a.keep(true), a.reload())
 }

@@ -76,7 +76,7 @@ func (a *account) settle(codes []string, err error, denied phrase) error {
 // changePassword replaces the password. Every other sign-in of the user ends;
 // this one goes on.
 func (a *account) changePassword(present, next string) error {
-	u, err := a.ledger.ChangePassword(a.r.Context(), a.state.User, present, next)
+	u, err := a.ledger.ChangePassword(a.r.Context(), digest(a.state.device), a.state.User, present, next)
 	if err == nil {
 		a.state.SignedIn = u.Renewed.UnixMicro()
 		err = a.keep(true)

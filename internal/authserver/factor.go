@@ -32,6 +32,8 @@ type attempt struct {
 	Presented []keyholder.Factor    `json:"presented,omitempty"`
 	Lacking   bool                  `json:"lacking,omitempty"`   // more is required than the user has set up
 	Challenge *webauthn.SessionData `json:"challenge,omitempty"` // of a passkey ceremony that was begun
+
+	device string // by which the browser of this request is known; it is not kept here
 }
 
 // step names the page that an attempt has come to.
@@ -80,7 +82,7 @@ func (s *Server) accept(ctx context.Context, a *attempt, user keyholder.UserID, 
 		return false, &complaint{status: http.StatusForbidden, text: ended}, nil
 	}
 	a.User, a.Presented = user, append(a.Presented, factor)
-	err = s.ledger.SignIn(ctx, user, a.Presented, policy(u), at)
+	err = s.ledger.SignIn(ctx, digest(a.device), user, a.Presented, policy(u), at)
 	if keyholder.CodeOf(err) != keyholder.Denied {
 		return err == nil, nil, err
 	}
@@ -94,7 +96,7 @@ func (s *Server) check(ctx context.Context, a *attempt, form url.Values) (keyhol
 	first := a.User == ""
 	switch action := form.Get("action"); {
 	case action == actionSignIn && first:
-		u, err := s.ledger.CheckPassword(ctx, form.Get("login"), form.Get("password"))
+		u, err := s.ledger.CheckPassword(ctx, digest(a.device), form.Get("login"), form.Get("password"))
 		return u.ID, keyholder.FactorPassword, err
 	case action == actionCode && !first:
 		return a.User, keyholder.FactorTOTP, s.ledger.CheckTOTP(ctx, a.User, form.Get("code"))

@@ -14,6 +14,7 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
 var (
@@ -120,7 +121,7 @@ func TestAuthenticatorApp(t *testing.T) {
 	w.open(w.at.String())
 	stale := b.browser().signIn(authorization(b.app)).says(http.StatusOK, "Second step")
 	b.pass(time.Second)
-	must(b.ledger.ChangePassword(t.Context(), b.user.ID, password, "another long password"))
+	must(b.ledger.ChangePassword(t.Context(), ledger.Stranger, b.user.ID, password, "another long password"))
 	b.pass(30 * time.Minute / 4)
 	stale.submit("action", "recovery", "code", recovery[1])
 	if stale.says(http.StatusForbidden, "The code is wrong"); stale.left != nil {

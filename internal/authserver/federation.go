@@ -237,7 +237,7 @@ func (i *interaction) arrive(at *arrival) goidc.Status {
 func (s *Server) arriveAtAccount(w http.ResponseWriter, r *http.Request, at arrival) {
 	a := &account{Server: s, w: w, r: r, ex: &exchange{endpoint: endpointAccount}}
 	a.setCookie(random("")(r.Context()))
-	a.state.Began = at.began
+	a.state.Began, a.state.device = at.began, deviceOf(r)
 	done, complaint, err := s.accept(r.Context(), &a.state.attempt, at.user, at.factor, accountClient, anyFactor, say("federation.ended"))
 	switch {
 	case err == nil && complaint != nil:
@@ -245,6 +245,7 @@ func (s *Server) arriveAtAccount(w http.ResponseWriter, r *http.Request, at arri
 		return
 	case err == nil:
 		if done {
+			knowDevice(w, a.state.device)
 			a.state.SignedIn = s.ledger.Now().UnixMicro()
 		}
 		err = a.keep(true)

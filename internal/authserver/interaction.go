@@ -117,6 +117,7 @@ func (i *interaction) open() (err error) {
 	if i.signIn, err = decodeAttempt(i.text(keyAttempt)); err != nil {
 		return fmt.Errorf("read a sign-in: %w", err)
 	}
+	i.signIn.device = deviceOf(i.r)
 	at, _ := i.as.Store[keySignedIn].(float64)
 	if i.text(keyStep) == stepConsent && !keyholder.PermitSession(i.ledger.User(keyholder.UserID(i.text(keyUser))), time.UnixMicro(int64(at))).Allowed {
 		return i.restart()
@@ -238,6 +239,7 @@ func (i *interaction) proceed(done bool, complaint *complaint, err error) goidc.
 		return goidc.StatusPending
 	}
 	if done {
+		knowDevice(i.w, i.signIn.device)
 		i.as.Store[keyUser] = string(i.signIn.User)
 		i.as.Store[keySignedIn] = i.ledger.Now().UnixMicro()
 		i.as.Store[keyFactors] = joinFactors(i.signIn.Presented)

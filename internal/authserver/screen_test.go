@@ -18,6 +18,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
@@ -73,10 +74,10 @@ func TestPagesInBrowser(t *testing.T) {
 			must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(more.ID)}, "test"))
 
 			for range 8 {
-				_, _ = b.ledger.CheckPassword(t.Context(), b.user.Login, "not the password")
+				_, _ = b.ledger.CheckPassword(t.Context(), ledger.Stranger, b.user.Login, "not the password")
 				b.pass(15 * time.Second)
 			}
-			_, _ = b.ledger.CheckPassword(t.Context(), b.user.Login, "not the password")
+			_, _ = b.ledger.CheckPassword(t.Context(), ledger.Stranger, b.user.Login, "not the password")
 			s.visit(b.issuer+"/account", "#login")
 			s.enter("#login", b.user.Login)
 			s.enter("#password", "not the password\r")

@@ -1,6 +1,7 @@
 package authserver_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/authserver"
+	"github.com/fds-keyholder/keyholder/internal/ledger"
 )
 
 // Ensure that every sentence exists in both languages with the same names and
@@ -153,6 +155,34 @@ func TestLockedPage(t *testing.T) {
 	if !strings.Contains(w.page.body, `value="share"`) {
 		t.Errorf("after the lock: status %d", w.page.status)
 	}
+}
+
+// Ensure that a browser in which the user has signed in is not locked by
+// strangers, and that its cookie is for this server only and gives no right.
+func TestKnownBrowserSignsIn(t *testing.T) {
+	b := open(t)
+	w := b.browser().signIn(authorization(b.app))
+	var device *http.Cookie
+	for _, c := range w.http.Jar.Cookies(w.at) {
+		if c.Name == "__Host-keyholder-device" {
+			device = c
+		}
+	}
+	if device == nil || len(device.Value) != 43 {
+		t.Fatal("the browser got no cookie")
+	}
+	for range 6 {
+		_, _ = b.ledger.CheckPassword(t.Context(), ledger.Stranger, b.user.Login, "wrong wrong wrong")
+	}
+	b.browser().signIn(authorization(b.app)).says(http.StatusTooManyRequests, "Locked for a while")
+	w.signIn(authorization(b.app)).says(http.StatusOK, "Share data")
+	w.open(b.issuer+"/account").submit("action", "signin", "login", b.user.Login, "password", password).says(http.StatusOK, "Your account")
+	if bytes.Contains(b.at.Contents(t), []byte(device.Value)) {
+		t.Error("the cookie is in the database in the clear")
+	}
+	thief := b.browser()
+	thief.http.Jar.SetCookies(w.at, []*http.Cookie{device})
+	thief.open(b.issuer+"/account").says(http.StatusOK, `name="password"`)
 }
 
 // Ensure that the consent page shows what an administrator narrowed, that it is

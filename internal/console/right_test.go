@@ -39,7 +39,7 @@ func TestParties(t *testing.T) {
 	if u.OwnerKey != "northgate" {
 		t.Errorf("user: %+v", u)
 	}
-	if _, err := b.ledger.CheckPassword(ctx, "facility", "a long password"); err != nil {
+	if _, err := b.ledger.CheckPassword(ctx, ledger.Stranger, "facility", "a long password"); err != nil {
 		t.Errorf("the user cannot sign in: %v", err)
 	}
 	secret := must[console.AddedApp](t)(b.AddApp(ctx, console.NewApp{Name: "Other", Authentication: keyholder.AuthSecret,

@@ -21,9 +21,9 @@ const (
 
 // SignIn decides whether the factors that a user has presented sign them in
 // under a policy, and records it if they do. at says where: the ID of the app
-// that asked, or a word. Errors: Denied, when the user
-// has to present more or may not sign in at all.
-func (l *Ledger) SignIn(ctx context.Context, user keyholder.UserID, presented []keyholder.Factor, policy keyholder.FactorPolicy, at string) error {
+// that asked, or a word. The browser is known from then on. Errors: Denied,
+// when the user has to present more or may not sign in at all.
+func (l *Ledger) SignIn(ctx context.Context, browser Digest, user keyholder.UserID, presented []keyholder.Factor, policy keyholder.FactorPolicy, at string) error {
 	return l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		u := l.User(user)
 		set, err := factors(ctx, tx, user)
@@ -31,6 +31,9 @@ func (l *Ledger) SignIn(ctx context.Context, user keyholder.UserID, presented []
 			return err
 		}
 		if err := keyholder.PermitSignIn(u, presented, set, policy).Err(); err != nil {
+			return err
+		}
+		if err := l.knowBrowser(tx, browser, user); err != nil {
 			return err
 		}
 		return l.appendSignIn(tx, keyholder.EventSignedIn, string(user), user, detail{"owner": string(u.Owner), "factors": joined(presented), "at": at})

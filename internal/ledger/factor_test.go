@@ -148,7 +148,7 @@ func TestGuessing(t *testing.T) {
 	if got := atOnce(50, func(int) string { return "000000" }); got[keyholder.Denied] != 5 || got[keyholder.Unavailable] != 45 {
 		t.Errorf("guesses at once: %v, want 5 to be looked at", got)
 	}
-	if _, err := b.CheckPassword(ctx, p.user.Login, password); err != nil {
+	if _, err := b.CheckPassword(ctx, ledger.Stranger, p.user.Login, password); err != nil {
 		t.Fatal(err)
 	}
 	b.clock.add(time.Second)
@@ -265,7 +265,7 @@ func TestSignIn(t *testing.T) {
 	p := b.onboard("northgate")
 	ctx, user := t.Context(), p.user.ID
 	signIn := func(policy keyholder.FactorPolicy, presented ...keyholder.Factor) keyholder.Code {
-		return keyholder.CodeOf(b.SignIn(ctx, user, presented, policy, "test"))
+		return keyholder.CodeOf(b.SignIn(ctx, ledger.Stranger, user, presented, policy, "test"))
 	}
 	if code := signIn(keyholder.FactorOptional, keyholder.FactorPassword); code != "" {
 		t.Errorf("a password alone: %q", code)
@@ -300,31 +300,31 @@ func TestSignIn(t *testing.T) {
 	if b.CheckRecoveryCode(ctx, user, codes[0]) == nil || b.CheckTOTP(ctx, user, b.code(secret, 0)) == nil {
 		t.Error("after the reset an old factor is good")
 	}
-	if _, err := b.CheckPassword(ctx, p.user.Login, password); keyholder.CodeOf(err) != keyholder.Denied {
+	if _, err := b.CheckPassword(ctx, ledger.Stranger, p.user.Login, password); keyholder.CodeOf(err) != keyholder.Denied {
 		t.Errorf("the old password: %v", err)
 	}
-	if _, err := b.ChangePassword(ctx, user, password, "my own long password"); keyholder.CodeOf(err) != keyholder.Denied {
+	if _, err := b.ChangePassword(ctx, ledger.Stranger, user, password, "my own long password"); keyholder.CodeOf(err) != keyholder.Denied {
 		t.Errorf("changed with the old password: %v", err)
 	}
 	b.clock.add(time.Minute)
-	must(b.ChangePassword(ctx, user, "another long password", "my own long password"))
+	must(b.ChangePassword(ctx, ledger.Stranger, user, "another long password", "my own long password"))
 	b.close()
 	b.open()
 	if got := b.User(user).Renewed; !got.Equal(b.Now()) || b.Owner(p.owner.ID).Factor != keyholder.FactorRequired {
 		t.Errorf("after reopening: renewed %v, policy %q", got, b.Owner(p.owner.ID).Factor)
 	}
-	if _, err := b.CheckPassword(ctx, p.user.Login, "my own long password"); err != nil {
+	if _, err := b.CheckPassword(ctx, ledger.Stranger, p.user.Login, "my own long password"); err != nil {
 		t.Error(err)
 	}
 	must(b.DisableUser(ctx, administrator, user))
-	if _, err := b.CheckPassword(ctx, p.user.Login, "my own long password"); keyholder.CodeOf(err) != keyholder.Denied {
+	if _, err := b.CheckPassword(ctx, ledger.Stranger, p.user.Login, "my own long password"); keyholder.CodeOf(err) != keyholder.Denied {
 		t.Errorf("a disabled user: %v", err)
 	}
 	if code := signIn(keyholder.FactorOptional, keyholder.FactorSyncedPasskey); code != keyholder.Denied {
 		t.Errorf("a disabled user by passkey: %q", code)
 	}
 	must(b.EnableUser(ctx, administrator, user))
-	if _, err := b.CheckPassword(ctx, p.user.Login, "my own long password"); err != nil {
+	if _, err := b.CheckPassword(ctx, ledger.Stranger, p.user.Login, "my own long password"); err != nil {
 		t.Error(err)
 	}
 	var kinds []keyholder.EventKind

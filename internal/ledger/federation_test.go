@@ -35,7 +35,7 @@ func TestFederatedUser(t *testing.T) {
 		t.Errorf("a second user of that subject: %v", err)
 	}
 	for _, password := range []string{"", "some other password"} {
-		if _, err := b.CheckPassword(ctx, "other", password); keyholder.CodeOf(err) != keyholder.Denied {
+		if _, err := b.CheckPassword(ctx, ledger.Stranger, "other", password); keyholder.CodeOf(err) != keyholder.Denied {
 			t.Errorf("a user without password, by %q: %v", password, err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestIdentityProviderRemoved(t *testing.T) {
 	if err := b.RemoveIdentityProvider(ctx, administrator, p.owner.ID); keyholder.CodeOf(err) != keyholder.NotFound {
 		t.Errorf("removed twice: %v", err)
 	}
-	if u, err := b.CheckPassword(ctx, "bound", "correct horse battery"); u.ID != bound.ID || err != nil {
+	if u, err := b.CheckPassword(ctx, ledger.Stranger, "bound", "correct horse battery"); u.ID != bound.ID || err != nil {
 		t.Errorf("by password: %v", err)
 	}
 }

@@ -13,11 +13,17 @@ import (
 )
 
 // gate names what a lock-out keeps shut: the password of a login, whether it
-// exists or not, or the second factors of a user.
+// exists or not, in one known browser or in all others; or the second factors
+// of a user.
 type gate string
 
 func passwordGateOf(login string) gate        { return gate("password\x00" + login) }
 func factorGateOf(user keyholder.UserID) gate { return gate("factor\x00" + string(user)) }
+
+func browserGateOf(login string, browser Digest) gate {
+	return passwordGateOf(login) + gate("\x00"+string(browser[:]))
+}
+
 func (l *Ledger) gateKey(g gate) []byte {
 	mac := hmac.New(sha256.New, l.factorKey)
 	mac.Write([]byte("lockout\x00" + string(g)))
@@ -67,8 +73,20 @@ func (l *Ledger) reopen(tx *store.Tx, g gate) error {
 // UnlockUser ends the lock-outs of a user after failed sign-ins. Errors: NotFound.
 func (l *Ledger) UnlockUser(ctx context.Context, actor string, user keyholder.UserID) (keyholder.User, error) {
 	return l.changeUser(ctx, user, func(tx *store.Tx, u *keyholder.User) error {
-		if err := errors.Join(l.reopen(tx, passwordGateOf(u.Login)), l.reopen(tx, factorGateOf(user))); err != nil {
+		gates := []gate{passwordGateOf(u.Login), factorGateOf(user)}
+		err := eachRow(ctx, tx, "SELECT browser FROM known_browsers WHERE user_id = ?", func(scan scanner) error {
+			var browser []byte
+			err := scan(&browser)
+			gates = append(gates, browserGateOf(u.Login, Digest(browser)))
 			return err
+		}, user)
+		if err != nil {
+			return err
+		}
+		for _, g := range gates {
+			if err := l.reopen(tx, g); err != nil {
+				return err
+			}
 		}
 		return l.appendSignIn(tx, keyholder.EventUserUnlocked, actor, user, nil)
 	})

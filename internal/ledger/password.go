@@ -73,14 +73,25 @@ func (l *Ledger) addUser(ctx context.Context, actor string, owner keyholder.Owne
 
 // CheckPassword returns the user of a login and password; whether that signs
 // them in is for SignIn to say. An unknown login costs the
-// same time as a wrong password and gives the same answer. Errors: Denied;
-// Unavailable while the login is locked (see [LockedUntil]).
-func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (keyholder.User, error) {
-	gate := passwordGateOf(login)
-	if err := l.store.WriteAlone(ctx, func(tx *store.Tx) error { return l.enter(ctx, tx, gate) }); err != nil {
+// same time as a wrong password and gives the same answer. browser is that of
+// whoever asks, or [Stranger]: one in which the user has signed in before is
+// not locked by the failures of others. Errors: Denied; Unavailable while the
+// login is locked (see [LockedUntil]).
+func (l *Ledger) CheckPassword(ctx context.Context, browser Digest, login, password string) (keyholder.User, error) {
+	u, gate, reason := l.UserByLogin(login), passwordGateOf(login), "wrong"
+	err := l.store.WriteAlone(ctx, func(tx *store.Tx) error {
+		known, err := knownBrowser(ctx, tx, browser, u.ID)
+		if err != nil {
+			return err
+		}
+		if known.CountsAlone(u, l.Now()) {
+			gate, reason = browserGateOf(login, browser), "wrong, in a browser of the user"
+		}
+		return l.enter(ctx, tx, gate)
+	})
+	if err != nil {
 		return keyholder.User{}, err
 	}
-	u := l.UserByLogin(login)
 	stored := l.passwords.dummy
 	if u.ID != "" {
 		if err := l.each(ctx, "SELECT password FROM users WHERE id = ?", func(scan scanner) error { return scan(&stored) }, u.ID); err != nil {
@@ -95,7 +106,7 @@ func (l *Ledger) CheckPassword(ctx context.Context, login, password string) (key
 	}
 	ok := l.passwords.verify(stored, password) && u.ID != "" && u.Disabled.IsZero()
 	if !ok {
-		if err := l.FailSignIn(ctx, u.ID, keyholder.FactorPassword, "wrong"); err != nil {
+		if err := l.FailSignIn(ctx, u.ID, keyholder.FactorPassword, reason); err != nil {
 			return keyholder.User{}, err
 		}
 		return keyholder.User{}, keyholder.Errorf(keyholder.Denied, "the login or the password is wrong")

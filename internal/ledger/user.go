@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -23,7 +24,7 @@ func (l *Ledger) ResetUser(ctx context.Context, actor string, user keyholder.Use
 		if err != nil {
 			return err
 		}
-		if err := dropFactors(tx, user); err != nil {
+		if err := errors.Join(dropFactors(tx, user), forgetBrowsers(tx, user)); err != nil {
 			return err
 		}
 		if err := l.setPassword(tx, u, hash); err != nil {
@@ -38,12 +39,12 @@ func (l *Ledger) ResetUser(ctx context.Context, actor string, user keyholder.Use
 // for the present one. Every earlier sign-in of the user ends. Errors:
 // Invalid, Denied if the present password is wrong, Unavailable with a hint
 // while the user has to wait.
-func (l *Ledger) ChangePassword(ctx context.Context, user keyholder.UserID, present, next string) (keyholder.User, error) {
+func (l *Ledger) ChangePassword(ctx context.Context, browser Digest, user keyholder.UserID, present, next string) (keyholder.User, error) {
 	hash, err := l.newPassword(next)
 	if err != nil {
 		return keyholder.User{}, err
 	}
-	if _, err := l.CheckPassword(ctx, l.User(user).Login, present); err != nil {
+	if _, err := l.CheckPassword(ctx, browser, l.User(user).Login, present); err != nil {
 		return keyholder.User{}, err
 	}
 	return l.changeUser(ctx, user, func(tx *store.Tx, u *keyholder.User) error {
