@@ -33,6 +33,8 @@ const (
 	EventUserBound           EventKind = "user.bound" // to a subject of the owner's provider, or to none
 	EventPasswordChanged     EventKind = "user.password_changed"
 	EventUserReset           EventKind = "user.reset"
+	EventRecoveryBegun       EventKind = "user.recovery_begun"
+	EventUserRecovered       EventKind = "user.recovered"
 	EventUserUnlocked        EventKind = "user.unlocked"
 	EventUserDisabled        EventKind = "user.disabled"
 	EventUserEnabled         EventKind = "user.enabled"

@@ -91,6 +91,27 @@ func TestPermitSession(t *testing.T) {
 	tt.check(t)
 }
 
+// Ensure that a code for a new password is good until it ends, for a user in
+// force (W5).
+func TestPermitRecovery(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		user    keyholder.User
+		expires time.Time
+		want    bool
+	}{
+		{"good", keyholder.User{ID: theUser}, now.Add(time.Microsecond), true},
+		{"at its end", keyholder.User{ID: theUser}, now, false},
+		{"never given", keyholder.User{ID: theUser}, time.Time{}, false},
+		{"disabled", keyholder.User{ID: theUser, Disabled: long}, now.Add(time.Hour), false},
+		{"nobody", keyholder.User{}, now.Add(time.Hour), false},
+	} {
+		if v := keyholder.PermitRecovery(c.user, c.expires, now); v.Allowed != c.want || v.Requirement != keyholder.W5 {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+	}
+}
+
 // Ensure that an ID token says how the user signed in, in registered words.
 func TestSignInClaims(t *testing.T) {
 	for state, want := range map[string]struct {

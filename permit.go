@@ -307,6 +307,22 @@ func PermitSession(u User, signedIn time.Time) Verdict {
 	return allow(W5)
 }
 
+// RecoveryLife is for how long a code of the administrator is good with which
+// a user sets a password that they have forgotten.
+const RecoveryLife = time.Hour
+
+// PermitRecovery decides whether the right code, which ends at expires, sets a
+// user's password.
+func PermitRecovery(u User, expires, now time.Time) Verdict {
+	switch {
+	case u.ID == "" || !u.Disabled.IsZero():
+		return deny(W5, "no user in force")
+	case !now.Before(expires):
+		return deny(W5, "the code has ended")
+	}
+	return allow(W5)
+}
+
 // PermitConsent decides whether a signed-in user may share an agreement with
 // an app.
 func PermitConsent(u User, a Agreement, p Provider, app App, now time.Time) Verdict {

@@ -80,6 +80,7 @@ func commands() []command {
 		{"user show", "show a user", users().runShow},
 		{"user bind", "settle who a user is at the owner's OpenID provider", runUserBind},
 		{"user unlock", "end the lock-out of a user after failed sign-ins", runUserUnlock},
+		{"user recover", "draw a code with which a user sets a new password", runUserRecover},
 		{"user reset", "give a user a new password, and take away all second factors", runUserReset},
 		{"user disable", "keep a user from signing in", userStateCommand("disable", true)},
 		{"user enable", "let a disabled user sign in again", userStateCommand("enable", false)},

@@ -131,6 +131,30 @@ example:
 	return f.addedWithPassword(env, u, password, drawn)
 }
 
+func runUserRecover(ctx context.Context, env *environment, args []string) error {
+	f := newFlags(env, "user recover", `
+Draws a code with which a user sets a new password on the page /recover of the
+authorization server, and prints it this one time. It is good once, for an
+hour; one that was drawn before it is not any more. Make sure that it is them
+who ask. Second factors stay; "user reset" takes them away.
+
+example:
+  $ keyholder user recover -login facility@st-anna
+  kf7q-x2mv-9d4z-tw3h`).server().reading()
+	login := f.need("login", "`LOGIN`: what the user types to sign in")
+	c, _, err := f.connect(args)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := c.RecoverUser(ctx, console.UserRecovery{Login: *login})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.stderr, "the code is shown this one time; it is good until %s at %s\n", stamp(r.Expires), r.Page)
+	return f.added(r.Code, r)
+}
+
 func runUserUnlock(ctx context.Context, env *environment, args []string) error {
 	f := newFlags(env, "user unlock", `
 Ends the lock-out of a user after failed sign-ins, at the password and at the

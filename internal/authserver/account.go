@@ -56,7 +56,7 @@ func (s *Server) routeAccount(mux *http.ServeMux) {
 // serveAccount serves the account page and its forms.
 func (s *Server) serveAccount(w http.ResponseWriter, r *http.Request) {
 	a := &account{Server: s, w: w, r: r, ex: &exchange{endpoint: endpointAccount}}
-	if r.Method == http.MethodPost && !a.readForm() {
+	if r.Method == http.MethodPost && !s.readOwnForm(w, r, a.ex, "again.account") {
 		return
 	}
 	err := a.open()
@@ -78,19 +78,6 @@ func (s *Server) serveAccount(w http.ResponseWriter, r *http.Request) {
 		a.ex.fault = err
 		s.faultPage(w, r, a.ex)
 	}
-}
-
-// readForm reads a form that was sent from a page of ours.
-func (a *account) readForm() bool {
-	if err := http.NewCrossOriginProtection().Check(a.r); err != nil {
-		a.refuse(http.StatusForbidden, "foreign-form.title", "cross-origin form")
-		return false
-	}
-	if readForm(a.ex, a.w, a.r) != nil {
-		a.refuse(http.StatusBadRequest, "unreadable.title", "malformed, repeated or oversize form")
-		return false
-	}
-	return true
 }
 
 func (a *account) refuse(status int, title, detail string) {

@@ -155,6 +155,8 @@ var happened = map[keyholder.EventKind]string{
 	keyholder.EventPasswordChanged:    "event.password-changed",
 	keyholder.EventUserBound:          "event.bound",
 	keyholder.EventUserReset:          "event.reset",
+	keyholder.EventRecoveryBegun:      "event.recovery-begun",
+	keyholder.EventUserRecovered:      "event.recovered",
 	keyholder.EventUserUnlocked:       "event.unlocked",
 	keyholder.EventUserDisabled:       "event.disabled",
 	keyholder.EventUserEnabled:        "event.enabled",

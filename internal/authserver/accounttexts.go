@@ -66,6 +66,8 @@ var accountTexts = map[string][2]string{
 	"event.password-changed": {"The password was changed", "Das Passwort wurde geändert"},
 	"event.bound":            {"The administrator set who you are at your organisation's sign-in", "Die Administration hat festgelegt, wer Sie bei der Anmeldung Ihrer Organisation sind"},
 	"event.reset":            {"The administrator reset your sign-in", "Die Administration hat Ihre Anmeldung zurückgesetzt"},
+	"event.recovery-begun":   {"The administrator drew a code for a new password", "Die Administration hat einen Code für ein neues Passwort erzeugt"},
+	"event.recovered":        {"A new password was set with the administrator's code", "Mit dem Code der Administration wurde ein neues Passwort gesetzt"},
 	"event.unlocked":         {"The administrator ended a lock-out", "Die Administration hat eine Sperre aufgehoben"},
 	"event.disabled":         {"The administrator disabled your sign-in", "Die Administration hat Ihre Anmeldung gesperrt"},
 	"event.enabled":          {"The administrator enabled your sign-in", "Die Administration hat Ihre Anmeldung wieder zugelassen"},

@@ -133,18 +133,25 @@ func (s *Server) redirectError(w http.ResponseWriter, r *http.Request, form url.
 // serveInteraction serves the pages of a sign-in in progress.
 func (s *Server) serveInteraction(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{endpoint: endpointInteraction}
-	if r.Method == http.MethodPost {
-		// The forms are ours: one sent from another site is forged.
-		if err := http.NewCrossOriginProtection().Check(r); err != nil {
-			s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "foreign-form.title", Text: "again.app", Detail: "cross-origin form"})
-			return
-		}
-		if readForm(ex, w, r) != nil {
-			s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "unreadable.title", Text: "again.app", Detail: "malformed, repeated or oversize form"})
-			return
-		}
+	if r.Method == http.MethodPost && !s.readOwnForm(w, r, ex, "again.app") {
+		return
 	}
 	s.serveBrowser(ex, w, r)
+}
+
+// readOwnForm reads a form of one of our pages: one that was sent from another
+// site is forged. If it cannot, it answers, again being the key of the text
+// that says where to begin again.
+func (s *Server) readOwnForm(w http.ResponseWriter, r *http.Request, ex *exchange, again string) bool {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		s.refusePage(w, r, ex, http.StatusForbidden, &message{Title: "foreign-form.title", Text: again, Detail: "cross-origin form"})
+		return false
+	}
+	if readForm(ex, w, r) != nil {
+		s.refusePage(w, r, ex, http.StatusBadRequest, &message{Title: "unreadable.title", Text: again, Detail: "malformed, repeated or oversize form"})
+		return false
+	}
+	return true
 }
 
 // serveBrowser lets the library run a step of a sign-in and sends what came

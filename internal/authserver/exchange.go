@@ -25,6 +25,7 @@ const (
 	endpointEndings     endpoint = "endings"
 	endpointAccount     endpoint = "account"
 	endpointFederation  endpoint = "federation"
+	endpointRecover     endpoint = "recover"
 )
 
 // clientEndpoints are those that clients call, not browsers.

@@ -127,6 +127,10 @@ func (p *pages) factor(w http.ResponseWriter, status int, v *page) {
 	p.write(w, status, "factor.html", policy{redirect: v.Redirect, script: v.Passkeys}, v.frame, v)
 }
 
+func (p *pages) recover(w http.ResponseWriter, status int, v *page) {
+	p.write(w, status, "recover.html", policy{}, v.frame, v)
+}
+
 func (p *pages) enrol(w http.ResponseWriter, status int, v *page) {
 	p.write(w, status, "enrol.html", policy{redirect: v.Redirect}, v.frame, v)
 }

@@ -193,6 +193,7 @@ func (s *Server) routes() http.Handler {
 func (s *Server) routeTokens(mux *http.ServeMux) {
 	s.routeAccount(mux)
 	s.routeFederation(mux)
+	s.routeRecover(mux)
 	mux.HandleFunc("GET /authorize", s.serveAuthorize)
 	mux.HandleFunc("POST /authorize", s.serveAuthorize)
 	mux.HandleFunc("GET /authorize/{session}", offerLanguages(s.serveInteraction))

@@ -57,6 +57,7 @@ func (c *Console) routes() map[string]map[string]action {
 		"owner-idps/{id}":       {"GET": show(c.identityProvider)},
 		"owner-idp-removals":    {"POST": post(c.removeIdentityProvider)},
 		"user-unlocks":          {"POST": post(c.unlockUser)},
+		"user-recoveries":       {"POST": post(c.recoverUser)},
 		"user-resets":           {"POST": post(c.resetUser)},
 		"user-states":           {"POST": post(c.setUserState)},
 		"factor-policies":       {"POST": post(c.setFactorPolicy)},

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -27,6 +28,20 @@ type UserUnlock struct {
 	Login string `json:"login"`
 }
 
+// UserRecovery asks for a code with which a user sets a new password.
+type UserRecovery struct {
+	Login string `json:"login"`
+}
+
+// RecoveryCode is such a code, which is shown this one time, and the page on
+// which it is used.
+type RecoveryCode struct {
+	User    User      `json:"user"`
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires"`
+	Page    string    `json:"page"`
+}
+
 // UserState asks to keep a user from signing in, or to let them again.
 type UserState struct {
 	Login    string `json:"login"`
@@ -43,6 +58,11 @@ type FactorPolicy struct {
 // ResetUser gives a user a new password and takes away all second factors.
 func (c *Client) ResetUser(ctx context.Context, q UserReset) (User, error) {
 	return send[User](ctx, c, "user-resets", q)
+}
+
+// RecoverUser draws a code with which a user sets a new password.
+func (c *Client) RecoverUser(ctx context.Context, q UserRecovery) (RecoveryCode, error) {
+	return send[RecoveryCode](ctx, c, "user-recoveries", q)
 }
 
 // UnlockUser ends the lock-outs of a user after failed sign-ins.
@@ -69,6 +89,19 @@ func (c *Console) resetUser(ctx context.Context, q UserReset) (User, error) {
 		return User{}, err
 	}
 	return c.describeUser(ctx, u)
+}
+
+func (c *Console) recoverUser(ctx context.Context, q UserRecovery) (RecoveryCode, error) {
+	u, err := c.findUser(q.Login)
+	if err != nil {
+		return RecoveryCode{}, err
+	}
+	described, err := c.describeUser(ctx, u)
+	if err != nil {
+		return RecoveryCode{}, err
+	}
+	code, expires, err := c.ledger.BeginRecovery(ctx, ledger.Administrator, u.ID)
+	return RecoveryCode{User: described, Code: code, Expires: expires, Page: c.issuer + "/recover"}, err
 }
 
 func (c *Console) unlockUser(ctx context.Context, q UserUnlock) (User, error) {

@@ -3,7 +3,7 @@
 // there (OpenID Connect Core 3.1, with PKCE). Whom that names here, and whether
 // it signs them in, is not decided here.
 //
-// It is the only home of github.com/coreos/go-oidc. It calls nothing but what
+// The protocol is spoken by github.com/coreos/go-oidc, which has no other home. It calls nothing but what
 // [keyholder.IdentityProvider.Reaches] allows, follows no redirect, and bounds
 // the time and the size of every answer.
 package federation

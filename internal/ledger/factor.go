@@ -165,18 +165,26 @@ func (l *Ledger) drawRecoveryCodes(tx *store.Tx, user keyholder.UserID) ([]strin
 	}
 	codes := make([]string, recoveryCodes)
 	for i := range codes {
-		var raw [recoveryBytes]byte
-		if _, err := io.ReadFull(l.random, raw[:]); err != nil {
-			return nil, fmt.Errorf("draw a recovery code: %w", err)
+		var err error
+		if codes[i], err = l.drawCode(); err != nil {
+			return nil, err
 		}
-		text := strings.ToLower(base32.StdEncoding.EncodeToString(raw[:])) // 16 letters and digits
-		codes[i] = text[0:4] + "-" + text[4:8] + "-" + text[8:12] + "-" + text[12:16]
 		hash := recoveryHash(user, codes[i])
 		if _, err := tx.Exec("INSERT INTO recovery_codes (hash, user_id) VALUES (?, ?)", hash[:], user); err != nil {
 			return nil, fmt.Errorf("add a recovery code: %w", err)
 		}
 	}
 	return codes, l.appendSignIn(tx, keyholder.EventRecoveryCodesDrawn, string(user), user, nil)
+}
+
+// drawCode draws a code for people.
+func (l *Ledger) drawCode() (string, error) {
+	var raw [recoveryBytes]byte
+	if _, err := io.ReadFull(l.random, raw[:]); err != nil {
+		return "", fmt.Errorf("draw a recovery code: %w", err)
+	}
+	text := strings.ToLower(base32.StdEncoding.EncodeToString(raw[:])) // 16 letters and digits
+	return text[0:4] + "-" + text[4:8] + "-" + text[8:12] + "-" + text[12:16], nil
 }
 
 // recoveryHash hashes a recovery code as a person may type it.

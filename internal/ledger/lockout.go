@@ -13,12 +13,13 @@ import (
 )
 
 // gate names what a lock-out keeps shut: the password of a login, whether it
-// exists or not, in one known browser or in all others; or the second factors
-// of a user.
+// exists or not, in one known browser or in all others; the second factors of
+// a user; or the codes of the administrator for a login.
 type gate string
 
 func passwordGateOf(login string) gate        { return gate("password\x00" + login) }
 func factorGateOf(user keyholder.UserID) gate { return gate("factor\x00" + string(user)) }
+func recoveryGateOf(login string) gate        { return gate("recovery\x00" + login) }
 
 func browserGateOf(login string, browser Digest) gate {
 	return passwordGateOf(login) + gate("\x00"+string(browser[:]))
@@ -73,7 +74,7 @@ func (l *Ledger) reopen(tx *store.Tx, g gate) error {
 // UnlockUser ends the lock-outs of a user after failed sign-ins. Errors: NotFound.
 func (l *Ledger) UnlockUser(ctx context.Context, actor string, user keyholder.UserID) (keyholder.User, error) {
 	return l.changeUser(ctx, user, func(tx *store.Tx, u *keyholder.User) error {
-		gates := []gate{passwordGateOf(u.Login), factorGateOf(user)}
+		gates := []gate{passwordGateOf(u.Login), factorGateOf(user), recoveryGateOf(u.Login)}
 		err := eachRow(ctx, tx, "SELECT browser FROM known_browsers WHERE user_id = ?", func(scan scanner) error {
 			var browser []byte
 			err := scan(&browser)

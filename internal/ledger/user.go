@@ -72,6 +72,9 @@ func (l *Ledger) setDisabled(ctx context.Context, actor string, user keyholder.U
 		if _, err := tx.Exec("UPDATE users SET disabled = ? WHERE id = ?", micros(at), user); err != nil {
 			return fmt.Errorf("disable or enable a user: %w", err)
 		}
+		if err := endRecovery(tx, user); err != nil {
+			return err
+		}
 		return l.appendSignIn(tx, kind, actor, user, nil)
 	})
 }
@@ -93,11 +96,11 @@ func (l *Ledger) changeUser(ctx context.Context, user keyholder.UserID, change f
 	return u, err
 }
 
-// setPassword stores a hashed password.
+// setPassword stores a hashed password. A code for a new one ends with it.
 func (l *Ledger) setPassword(tx *store.Tx, u *keyholder.User, hash string) error {
 	u.Renewed = l.Now()
 	if _, err := tx.Exec("UPDATE users SET password = ?, renewed = ? WHERE id = ?", hash, micros(u.Renewed), u.ID); err != nil {
 		return fmt.Errorf("set a password: %w", err)
 	}
-	return nil
+	return endRecovery(tx, u.ID)
 }
