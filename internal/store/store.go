@@ -33,6 +33,7 @@ type Store struct {
 	write *sql.DB
 	begin func(context.Context, *sql.TxOptions) (*sql.Tx, error) // of the writing connection
 	lease *lease                                                 // nil for SQLite
+	log   *copier                                                // nil for PostgreSQL
 	queue chan *change
 	done  chan struct{} // closed when the writer has stopped
 
@@ -50,7 +51,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	write, err := openPool(path, "&_txlock=immediate", 1)
+	write, err := openPool(path, "&_txlock=immediate&_pragma=wal_autocheckpoint(0)", 1)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +62,11 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	s := &Store{read: read, write: write, begin: write.BeginTx}
+	log, err := newCopier(path)
+	if err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close())
+	}
+	s := &Store{read: read, write: write, begin: write.BeginTx, log: log}
 	s.start()
 	return s, nil
 }
@@ -130,6 +135,9 @@ func (s *Store) Close() error {
 	errs := []error{s.read.Close()}
 	if s.lease != nil {
 		errs = append(errs, s.lease.close())
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.close())
 	}
 	return errors.Join(append(errs, s.write.Close())...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -130,6 +131,27 @@ func TestFileMode(t *testing.T) {
 	info, err := os.Stat(d.String())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, err %v; want 0600", info.Mode(), err)
+	}
+}
+
+// Ensure that under writes without a pause the log is copied into the database
+// and begins anew: neither grows beyond what it holds.
+func TestLogStaysShort(t *testing.T) {
+	storetest.SQLiteOnly(t, "PostgreSQL keeps its own log")
+	s, d := open(t)
+	page := strings.Repeat("x", 64<<10)
+	const writes = 1600 // of 16 pages each: 100 MiB
+	for i := range writes {
+		if err := s.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Exec("INSERT INTO owners (id, key, name, created) VALUES ('one', 'one', ?1, ?2) ON CONFLICT (id) DO UPDATE SET name = ?1, created = ?2", page, i)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(d.String() + "-wal")
+	if err != nil || info.Size() > 60<<20 {
+		t.Errorf("the log has %d MiB, err %v", info.Size()>>20, err)
 	}
 }
 

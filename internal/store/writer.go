@@ -128,6 +128,9 @@ func (s *Store) commit(batch []*change) {
 		}
 		c.err <- err
 	}
+	if s.log != nil {
+		s.log.committed(s.write)
+	}
 }
 
 // applyLeased is apply, where there is a lease under it: a failure may be the
