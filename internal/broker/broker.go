@@ -43,26 +43,16 @@ type Config struct {
 	Now            func() time.Time     // nil: the ledger's
 	Log            *slog.Logger         // nil: slog.Default
 
-	MaxConnections    int           // 0: 20,000; more are closed at once
+	Limits
+
 	MaxHandshakes     int           // under way at the same time; 0: 512
 	HandshakeTimeout  time.Duration // for the TLS handshake; 0: 10 s
 	ConnectTimeout    time.Duration // from there to CONNECT; 0: 10 s
 	WriteTimeout      time.Duration // for a packet to a client that does not read; 0: 20 s
-	MaxKeepAlive      time.Duration // longer keep-alives, and none, are cut to it; 0: 20 min, at most 12 h
-	MaxSessionExpiry  time.Duration // of a consumer's session; 0: 30 days
-	ReceiveMaximum    uint16        // unacknowledged publishes of a provider; 0: 256
-	MaxInflight       uint16        // unacknowledged messages to a consumer; 0: 256
 	MaxFilters        int           // of a consumer's session; 0: 64
 	DenialsPerMinute  int           // refusals recorded for each client; 0: 20. The rest is counted
-	ConnectsPerMinute int           // of each client; 0: 60. More are refused
-	PublishRate       int           // messages a second of each provider; 0: 20,000. More wait
-	PublishBytes      int           // payload bytes a second of each provider; 0: 64 MiB. More wait
 	publishBatchBytes int
 }
-
-// maxPacket bounds an MQTT packet: a payload of [mailbox.MaxPayload], the
-// topic, and some room for properties.
-const maxPacket = mailbox.MaxPayload + 8<<10
 
 // Broker is a running MQTT broker. Its methods are safe for concurrent use.
 type Broker struct {
@@ -114,36 +104,18 @@ func (c *Config) setDefaults() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	setDefault(&c.MaxConnections, 20_000)
 	setDefault(&c.MaxHandshakes, 512)
 	setDefault(&c.HandshakeTimeout, 10*time.Second)
 	setDefault(&c.ConnectTimeout, 10*time.Second)
 	setDefault(&c.WriteTimeout, 20*time.Second)
-	setDefault(&c.MaxKeepAlive, 20*time.Minute)
-	setDefault(&c.MaxSessionExpiry, 30*24*time.Hour)
-	setDefault(&c.ReceiveMaximum, 256)
-	setDefault(&c.MaxInflight, 256)
 	setDefault(&c.MaxFilters, 64)
 	setDefault(&c.DenialsPerMinute, 20)
-	setDefault(&c.ConnectsPerMinute, 60)
-	setDefault(&c.PublishRate, 20_000)
-	setDefault(&c.PublishBytes, 64<<20)
 	setDefault(&c.publishBatchBytes, 4<<20)
-	for _, v := range []int64{int64(c.MaxConnections), int64(c.MaxHandshakes), int64(c.HandshakeTimeout), int64(c.ConnectTimeout),
-		int64(c.WriteTimeout), int64(c.MaxKeepAlive), int64(c.MaxSessionExpiry), int64(c.MaxFilters), int64(c.DenialsPerMinute),
-		int64(c.ConnectsPerMinute), int64(c.PublishRate), int64(c.PublishBytes)} {
-		if v < 0 {
-			return keyholder.Errorf(keyholder.Invalid, "a bound of the broker is negative")
-		}
+	if min(int64(c.MaxHandshakes), int64(c.HandshakeTimeout), int64(c.ConnectTimeout), int64(c.WriteTimeout), int64(c.MaxFilters), int64(c.DenialsPerMinute)) < 0 {
+		return keyholder.Errorf(keyholder.Invalid, "a bound of the broker is negative")
 	}
-	// MQTT counts keep-alives in seconds of 16 bits.
-	if c.MaxKeepAlive < time.Second || c.MaxKeepAlive > 12*time.Hour {
-		return keyholder.Errorf(keyholder.Invalid, "the longest keep-alive is not between 1 second and 12 hours")
-	}
-	if c.MaxSessionExpiry > 10*365*24*time.Hour {
-		return keyholder.Errorf(keyholder.Invalid, "the longest session expiry is more than ten years")
-	}
-	return nil
+	c.Limits = c.Limits.WithDefaults()
+	return c.Limits.Check()
 }
 
 func setDefault[T comparable](v *T, d T) {

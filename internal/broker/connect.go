@@ -162,7 +162,7 @@ func (c *connection) connack() *packets.Packet {
 		return pk
 	}
 	pk.Properties = packets.Properties{
-		ReceiveMaximum: cfg.ReceiveMaximum, MaximumQosFlag: true, MaximumQos: 1, RetainAvailableFlag: true, MaximumPacketSize: maxPacket,
+		ReceiveMaximum: cfg.ReceiveMaximum, MaximumQosFlag: true, MaximumQos: 1, RetainAvailableFlag: true, MaximumPacketSize: uint32(cfg.MaxPacket),
 		SharedSubAvailableFlag: true, ServerKeepAliveFlag: !c.terms.askedKeepAlive, ServerKeepAlive: c.terms.keepAlive,
 		SessionExpiryIntervalFlag: !c.terms.askedExpiry, SessionExpiryInterval: c.terms.sessionExpiry,
 	}

@@ -21,7 +21,7 @@ func (c *connection) ReadByte() (byte, error) {
 	return c.one[0], err
 }
 
-// read reads one packet of at most limit bytes.
+// read reads one packet of at most limit bytes, its header included.
 func (c *connection) read(limit int) (*packets.Packet, error) {
 	first, err := c.ReadByte()
 	if err != nil {
@@ -31,10 +31,11 @@ func (c *connection) read(limit int) (*packets.Packet, error) {
 	if err := pk.FixedHeader.Decode(first); err != nil {
 		return nil, err
 	}
-	if pk.FixedHeader.Remaining, _, err = packets.DecodeLength(c); err != nil {
+	header := 0
+	if pk.FixedHeader.Remaining, header, err = packets.DecodeLength(c); err != nil {
 		return nil, err
 	}
-	if pk.FixedHeader.Remaining >= limit {
+	if 1+header+pk.FixedHeader.Remaining > limit {
 		return nil, packets.ErrPacketTooLarge
 	}
 	body := make([]byte, pk.FixedHeader.Remaining)

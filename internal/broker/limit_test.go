@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/broker"
 )
 
 // endsWithin checks that the other side closes the connection in time.
@@ -282,5 +285,39 @@ func TestEnhancedAuthenticationRefused(t *testing.T) {
 	w.join(sub, 5)
 	if code := first.closed(); code != packets.ErrSessionTakenOver.Code {
 		t.Errorf("the first connection was told %#x", code)
+	}
+}
+
+// Ensure that a client is told how large a packet may be, that one as large is
+// taken, and that a larger one ends the connection with the reason.
+func TestMaxPacket(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.cfg.MaxPacket = 2048 })
+	provider := w.provider("p")
+	sub := w.subscription(provider, "a")
+	r, ack, err := w.connect(provider, 5)
+	if err != nil || ack.Properties.MaximumPacketSize != 2048 {
+		t.Fatalf("the client was told %d, err %v", ack.Properties.MaximumPacketSize, err)
+	}
+	around := 1 + 2 + 2 + len(topic(sub, "events")) + 2 + 1 // header, length, topic, identifier, properties
+	r.publish(topic(sub, "events"), make([]byte, 2048-around), 1, 1)
+	r.expect(packets.Puback)
+	r.publish(topic(sub, "events"), make([]byte, 2048-around+1), 1, 2)
+	if code := r.closed(); code != packets.ErrPacketTooLarge.Code {
+		t.Errorf("the client was told %#x", code)
+	}
+}
+
+// Ensure that limits that cannot be kept are refused.
+func TestLimitsAreChecked(t *testing.T) {
+	for name, l := range map[string]broker.Limits{
+		"connections": {MaxConnections: -1}, "connects": {ConnectsPerMinute: -1}, "rate": {PublishRate: -1}, "bytes": {PublishBytes: 1}, "packet": {MaxPacket: 100},
+		"large packet": {MaxPacket: 2 << 20}, "keep-alive": {MaxKeepAlive: time.Millisecond}, "session": {MaxSessionExpiry: 11 * 365 * 24 * time.Hour},
+	} {
+		if err := l.Check(); keyholder.CodeOf(err) != keyholder.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := (broker.Limits{}).Check(); err != nil {
+		t.Errorf("the defaults: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ func (c *connection) serve() error {
 // next handles one packet. An error ends the connection; one that is a
 // [packets.Code] is told to an MQTT 5 client.
 func (c *connection) next() error {
-	pk, err := c.read(maxPacket)
+	pk, err := c.read(c.b.cfg.MaxPacket)
 	if err != nil {
 		return err
 	}

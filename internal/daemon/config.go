@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/broker"
 	"github.com/fds-keyholder/keyholder/internal/broker/external"
 )
 
@@ -55,6 +56,7 @@ type Config struct {
 			CAFile string `yaml:"ca_file"` // empty: the system's authorities
 		} `yaml:"federation"`
 	} `yaml:"auth"`
+	MQTT            broker.Limits      `yaml:"mqtt"`
 	ExternalBrokers []external.Setting `yaml:"external_brokers"`
 	Keys            Keys               `yaml:"keys"`
 	Webhooks        struct {
@@ -125,6 +127,9 @@ func (c *Config) check() error {
 	if p := c.Database.Postgres; p != nil && p.DSNFile == "" {
 		return keyholder.Errorf(keyholder.Invalid, "database.postgres has no dsn_file").
 			WithHint("write the DSN into a file of mode 0600 and name it there")
+	}
+	if err := c.MQTT.Check(); err != nil {
+		return err
 	}
 	if err := external.CheckSettings(c.ExternalBrokers); err != nil {
 		return err

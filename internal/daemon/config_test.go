@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/fds-keyholder/keyholder"
+	"github.com/fds-keyholder/keyholder/internal/broker"
 	"github.com/fds-keyholder/keyholder/internal/daemon"
 )
 
@@ -17,6 +18,9 @@ func TestDefaultConfig(t *testing.T) {
 	}
 	if c.TLS != keyholder.TLSStrict || c.Listen.MQTT != "127.0.0.1:8883" || c.Webhooks.AllowPrivate {
 		t.Errorf("the default is not what it says: %+v", c)
+	}
+	if def := (broker.Limits{}).WithDefaults(); c.MQTT != def {
+		t.Errorf("the limits of the broker are written as %+v, the default is %+v", c.MQTT, def)
 	}
 }
 
@@ -51,6 +55,12 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"external: introspection with algorithms", strings.Replace(external("client_id: x, secret_file: x, algorithms: [ES256]"), "rfc9068", "introspection", 1), "algorithms", ""},
 		{"database without DSN", strings.Replace(def, "database: {}", "database: {postgres: {}}", 1), "dsn_file", "0600"},
 		{"DSN in the configuration", strings.Replace(def, "database: {}", "database: {postgres: {dsn: x}}", 1), `"dsn"`, "init"},
+		{"mqtt: misspelt key", strings.Replace(def, "publish_rate:", "publish_rat:", 1), `"publish_rat"`, `"publish_rate"`},
+		{"mqtt: negative", strings.Replace(def, "connects_per_minute: 60", "connects_per_minute: -1", 1), "mqtt.connects_per_minute", "default"},
+		{"mqtt: packet too large", strings.Replace(def, "max_packet: 1056768", "max_packet: 1056769", 1), "mqtt.max_packet", "default"},
+		{"mqtt: 17 bits", strings.Replace(def, "receive_maximum: 256", "receive_maximum: 65536", 1), "cannot be read", ""},
+		{"mqtt: keep-alive", strings.Replace(def, "max_keep_alive: 20m", "max_keep_alive: 13h", 1), "mqtt.max_keep_alive", "default"},
+		{"mqtt: session expiry", strings.Replace(def, "max_session_expiry: 720h", "max_session_expiry: 10ms", 1), "mqtt.max_session_expiry", "default"},
 		{"no YAML", "\x00", "cannot be read", ""},
 		{"two documents", def + "\n---\ntls: strict\n", "more than one", ""},
 		{"duplicate key", def + "\ntls: strict\n", "cannot be read", ""},

@@ -214,7 +214,7 @@ func (d *Daemon) serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if d.broker, err = broker.New(broker.Config{Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), GetCertificate: id.certificate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
+	if d.broker, err = broker.New(broker.Config{Limits: o.Config.MQTT, Ledger: d.ledger, Mailbox: d.mailbox, ClientCAs: d.pki.Pool(), GetCertificate: id.certificate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
 		return err
 	}
 	if d.webhook, err = webhook.New(webhook.Config{Ledger: d.ledger, Mailbox: d.mailbox, Dir: o.Dir, Seal: d.seal, AllowPrivate: o.Config.Webhooks.AllowPrivate, TLS: o.Config.TLS, Log: d.log, Now: o.Now}); err != nil {
