@@ -113,10 +113,12 @@ func (d *Door) open(s Setting, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, explainFile("secret_file", err)
 	}
-	if b.account, err = newAccount(s.User, secret); err != nil {
-		return nil, err
+	if s.Kind != NATS {
+		if b.account, err = newAccount(s.User, secret); err != nil {
+			return nil, err
+		}
 	}
-	if s.Kind != Mosquitto {
+	if s.Kind == RabbitMQ || s.Kind == EMQX {
 		if b.callers, err = readCallers(s, cfg.Dir); err != nil {
 			return nil, err
 		}
@@ -132,6 +134,8 @@ func (d *Door) open(s Setting, cfg Config) (*Broker, error) {
 		b.driver = &emqx{newAPI(s, secured, b.account)}
 	case Mosquitto:
 		b.driver, err = newMosquitto(d, s, cfg, b.account, secured)
+	case NATS:
+		b.driver, err = newNATS(b, s, secret, secured)
 	}
 	return b, err
 }
@@ -209,7 +213,7 @@ func (b *Broker) questions() map[string]http.HandlerFunc {
 	case *emqx:
 		return b.emqxQuestions()
 	}
-	return nil // Mosquitto asks nothing
+	return nil // Mosquitto asks nothing, and NATS by a connection of ours
 }
 
 // maxQuestion bounds the body of a question: a topic, an ID and names.
@@ -236,6 +240,9 @@ func (d *Door) Run(ctx context.Context) error {
 	wg.Go(func() { d.denials.record(ctx) })
 	for _, b := range d.brokers {
 		wg.Go(func() { b.run(ctx) })
+		if n, ok := b.driver.(*natsServer); ok {
+			wg.Go(func() { n.run(ctx) })
+		}
 	}
 	wg.Wait()
 	return nil

@@ -22,16 +22,19 @@ import (
 )
 
 // known are the parties of newDoor.
-type known struct{ provider, a, b string }
+type known struct {
+	provider, a, b string
+	keys           []byte // of Keyholder at NATS
+}
 
 // in writes the IDs into a body, because they differ from process to process.
 func (k known) in(body string) string {
 	return strings.NewReplacer("<p>", k.provider, "<a>", k.a, "<b>", k.b).Replace(body)
 }
 
-// newDoor is a door for two brokers over a ledger of its own, and the
-// connection of both.
-func newDoor(f *testing.F) (http.Handler, known, *tls.ConnectionState) {
+// newDoor is a door for three brokers over a ledger of its own, and the
+// connection of those that ask over HTTPS.
+func newDoor(f testing.TB) (*external.Door, known, *tls.ConnectionState) {
 	ctx, dir := f.Context(), f.TempDir()
 	db := must(store.Open(ctx, filepath.Join(dir, "keyholder.db")))
 	f.Cleanup(func() { _ = db.Close() })
@@ -62,8 +65,10 @@ func newDoor(f *testing.F) (http.Handler, known, *tls.ConnectionState) {
 	for name, kind := range map[string]external.Kind{"mq": external.RabbitMQ, "emq": external.EMQX} {
 		settings = append(settings, external.Setting{Name: name, Kind: kind, API: []string{"https://127.0.0.1:1"}, User: "keyholder", SecretFile: "s.secret", CallersFile: "callers.pem"})
 	}
+	k.keys = must(external.OpenNATSKeys(filepath.Join(dir, "bus.keys")))
+	settings = append(settings, external.Setting{Name: "bus", Kind: external.NATS, API: []string{"tls://127.0.0.1:1"}, SecretFile: "bus.keys"})
 	d := must(external.New(external.Config{Ledger: l, Brokers: settings, Dir: dir, Revoked: func() ([]byte, error) { return nil, nil }, Log: slog.New(slog.DiscardHandler)}))
-	return d.Handler(), k, &tls.ConnectionState{PeerCertificates: []*x509.Certificate{caller}}
+	return d, k, &tls.ConnectionState{PeerCertificates: []*x509.Certificate{caller}}
 }
 
 func must[T any](v T, err error) T {
@@ -86,7 +91,8 @@ func ask(h http.Handler, state *tls.ConnectionState, path, body string) string {
 // asked by a party of the ledger, or by Keyholder with its secret, about
 // itself.
 func FuzzRabbitMQQuestion(f *testing.F) {
-	h, k, state := newDoor(f)
+	d, k, state := newDoor(f)
+	h := d.Handler()
 	paths := []string{"user", "vhost", "resource", "topic"}
 	f.Add(0, "username=<a>")
 	f.Add(0, "username=keyholder&password=x")
@@ -122,7 +128,8 @@ func FuzzRabbitMQQuestion(f *testing.F) {
 // FuzzEMQXQuestion: no body makes the door panic, and what is allowed is asked
 // by a party of the ledger about itself.
 func FuzzEMQXQuestion(f *testing.F) {
-	h, k, state := newDoor(f)
+	d, k, state := newDoor(f)
+	h := d.Handler()
 	f.Add(false, `{"cert_common_name":"<a>","clientid":"<a>"}`)
 	f.Add(true, `{"cert_common_name":"<a>","clientid":"<a>","action":"subscribe","topic":"fds/v2/<a>/#"}`)
 	f.Add(true, `{"cert_common_name":"<p>","clientid":"<p>","action":"publish","topic":"fds/v2/<a>/events","retain":"false"}`)

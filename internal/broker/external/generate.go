@@ -26,6 +26,7 @@ type Plan struct {
 	MQTT       string   // where MQTT listens: port or host:port
 	Management string   // where the management API listens: port or host:port
 	Nodes      []string // of a cluster; none: a broker alone
+	Keys       []byte   // of Keyholder at NATS (NewNATSKeys), of which the public ones are written
 }
 
 // GeneratedFile is one file of a broker's configuration.
@@ -37,6 +38,7 @@ type GeneratedFile struct {
 var generated = map[Kind][]string{
 	RabbitMQ:  {"rabbitmq.conf", "advanced.config", "enabled_plugins", "definitions.json", "crl.sh"},
 	Mosquitto: {"mosquitto.conf", "openssl.cnf"},
+	NATS:      {"nats.conf"},
 }
 
 var (
@@ -73,8 +75,13 @@ func (p Plan) check(k Kind) error {
 	if !settingName.MatchString(p.Name) {
 		return keyholder.Errorf(keyholder.Invalid, "the name of the broker is not of lower-case letters, digits and hyphens")
 	}
-	if k != Mosquitto { // which asks nothing and fetches nothing
+	switch k {
+	case RabbitMQ: // the others neither call nor fetch anything
 		if err := p.checkAddresses(); err != nil {
+			return err
+		}
+	case NATS:
+		if _, _, err := parseNATSKeys(p.Keys); err != nil {
 			return err
 		}
 	}
@@ -119,6 +126,24 @@ func (p Plan) ManagementHost() string { host, _ := splitAddress(p.Management); r
 
 // ManagementPort is the port of Management.
 func (p Plan) ManagementPort() string { _, port := splitAddress(p.Management); return port }
+
+// SigningKey is the public key by which NATS knows Keyholder's answers.
+func (p Plan) SigningKey() (string, error) {
+	issuer, _, err := parseNATSKeys(p.Keys)
+	if err != nil {
+		return "", err
+	}
+	return issuer.PublicKey()
+}
+
+// UserKey is the public key by which NATS knows Keyholder.
+func (p Plan) UserKey() (string, error) {
+	_, user, err := parseNATSKeys(p.Keys)
+	if err != nil {
+		return "", err
+	}
+	return user.PublicKey()
+}
 
 func splitAddress(s string) (host, port string) {
 	if host, port, err := net.SplitHostPort(s); err == nil {

@@ -1,12 +1,14 @@
 package external_test
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nkeys"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/broker/external"
@@ -19,16 +21,34 @@ func plan() external.Plan {
 		MQTT: "8883", Management: "192.0.2.7:15671"}
 }
 
+// publicKeys are keys of Keyholder at NATS that everybody knows.
+func publicKeys(t *testing.T) []byte {
+	var out []byte
+	for _, kind := range []nkeys.PrefixByte{nkeys.PrefixByteAccount, nkeys.PrefixByteUser} {
+		pair, err := nkeys.FromRawSeed(kind, make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed, err := pair.Seed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(append(out, seed...), '\n')
+	}
+	return out
+}
+
 // Ensure that the generated configurations are what was looked at and, as far
 // as the broker runs in the tests, tried.
 func TestGenerate(t *testing.T) {
 	local := external.Plan{Name: "hall", Folder: "/etc/mosquitto/keyholder", MQTT: "8883", Management: "8884"}
+	bus := external.Plan{Name: "bus", Folder: "/etc/nats/keyholder", MQTT: "8883", Management: "192.0.2.7:4222", Keys: publicKeys(t)}
 	cluster := plan()
 	cluster.Nodes = []string{"rabbit@mq1", "rabbit@mq2", "rabbit@mq3"}
 	for name, tt := range map[string]struct {
 		kind external.Kind
 		plan external.Plan
-	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}, "mosquitto": {external.Mosquitto, local}} {
+	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}, "mosquitto": {external.Mosquitto, local}, "nats": {external.NATS, bus}} {
 		files, err := external.Generate(tt.kind, tt.plan)
 		if err != nil {
 			t.Fatal(err)
@@ -76,6 +96,13 @@ func TestGenerateRefuses(t *testing.T) {
 		change(&p)
 		if _, err := external.Generate(external.RabbitMQ, p); keyholder.CodeOf(err) != keyholder.Invalid {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	bus := external.Plan{Name: "bus", Folder: "/etc/nats/keyholder", MQTT: "8883", Management: "4222"}
+	for _, keys := range []string{"", "SUAA SUAA", string(bytes.Fields(publicKeys(t))[0])} {
+		bus.Keys = []byte(keys)
+		if _, err := external.Generate(external.NATS, bus); keyholder.CodeOf(err) != keyholder.Invalid {
+			t.Errorf("keys of NATS %q: %v", keys, err)
 		}
 	}
 	if _, err := external.Generate("activemq", plan()); keyholder.CodeOf(err) != keyholder.Invalid {

@@ -173,37 +173,25 @@ func (m *mosquitto) crl() ([]byte, error) {
 	return m.list, nil
 }
 
-// acl writes every right that the Permit functions give: a consumer reads
-// below its own ID, a provider writes into its subscriptions, by kind where
-// the consent has a scope.
+// acl writes the rights of every client.
 func (m *mosquitto) acl() ([]byte, error) {
 	var out bytes.Buffer
 	fmt.Fprintln(&out, "# Written by Keyholder. Whoever is not here has no right.")
-	writes := map[keyholder.ProviderID][]string{}
 	d, now := m.door, m.door.now()
-	for _, sub := range d.ledger.ListSubscriptions() {
-		standing := d.ledger.Standing(sub.ID)
-		own := keyholder.Filter{Subscription: sub.ID, Pattern: "+/#"} // not the bare ID
-		if keyholder.PermitSubscribe(d.peer(string(sub.ID)).Certificate, own, standing, now).Allowed {
-			fmt.Fprintf(&out, "\nuser %s\ntopic read %s\n", sub.ID, own)
-		}
-		publisher := d.peer(string(sub.Provider)).Certificate
-		permits := func(level string) bool {
-			return keyholder.PermitPublish(publisher, keyholder.Topic{Subscription: sub.ID, Level: level}, standing, now).Allowed
-		}
-		if permits("any") { // a level that names no kind is within a consent to everything only
-			writes[sub.Provider] = append(writes[sub.Provider], own.String())
-			continue
-		}
-		for _, k := range keyholder.Kinds() {
-			if permits(string(k)) {
-				writes[sub.Provider] = append(writes[sub.Provider], keyholder.Filter{Subscription: sub.ID, Pattern: string(k) + "/#"}.String())
-			}
+	subs := d.ledger.ListSubscriptions()
+	for _, sub := range subs {
+		for _, f := range d.rights(d.peer(string(sub.ID)).Certificate, nil, now).reads {
+			fmt.Fprintf(&out, "\nuser %s\ntopic read %s\n", sub.ID, f)
 		}
 	}
 	for _, p := range d.ledger.ListProviders() {
-		if topics := writes[p.ID]; len(topics) > 0 {
-			fmt.Fprintf(&out, "\nuser %s\ntopic write %s\n", p.ID, strings.Join(slices.Sorted(slices.Values(topics)), "\ntopic write "))
+		var topics []string
+		for _, f := range d.rights(d.peer(string(p.ID)).Certificate, subs, now).writes {
+			topics = append(topics, f.String())
+		}
+		if len(topics) > 0 {
+			slices.Sort(topics)
+			fmt.Fprintf(&out, "\nuser %s\ntopic write %s\n", p.ID, strings.Join(topics, "\ntopic write "))
 		}
 	}
 	return out.Bytes(), nil

@@ -2,6 +2,7 @@ package external
 
 import (
 	"crypto/tls"
+	"time"
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/ledger"
@@ -61,4 +62,45 @@ func (d *Door) subscribe(c claim, filter string) keyholder.Verdict {
 		return keyholder.Verdict{Requirement: keyholder.M6, Reason: err.Error()}
 	}
 	return keyholder.PermitSubscribe(p.Certificate, f, d.ledger.Standing(f.Subscription), d.now())
+}
+
+// rights are what a client may do, as data for brokers that do not ask for each
+// filter and publish.
+type rights struct {
+	reads, writes []keyholder.Filter
+}
+
+// everyLevel is every topic below an ID, and not the bare ID.
+const everyLevel = "+/#"
+
+// rights asks the Permit functions for all that the holder of a certificate may
+// do: a consumer reads below its own ID, a provider writes into those of subs
+// that it issued, by kind where the consent has a scope.
+func (d *Door) rights(c keyholder.Certificate, subs []keyholder.Subscription, now time.Time) rights {
+	var r rights
+	if c.Use == keyholder.ForSubscription {
+		own := keyholder.Filter{Subscription: keyholder.SubscriptionID(c.Subject), Pattern: everyLevel}
+		if keyholder.PermitSubscribe(c, own, d.ledger.Standing(own.Subscription), now).Allowed {
+			r.reads = append(r.reads, own)
+		}
+	}
+	for _, sub := range subs {
+		if string(sub.Provider) != c.Subject {
+			continue
+		}
+		standing := d.ledger.Standing(sub.ID)
+		permits := func(level string) bool {
+			return keyholder.PermitPublish(c, keyholder.Topic{Subscription: sub.ID, Level: level}, standing, now).Allowed
+		}
+		if permits("any") { // a level that names no kind is within a consent to everything only
+			r.writes = append(r.writes, keyholder.Filter{Subscription: sub.ID, Pattern: everyLevel})
+			continue
+		}
+		for _, k := range keyholder.Kinds() {
+			if permits(string(k)) {
+				r.writes = append(r.writes, keyholder.Filter{Subscription: sub.ID, Pattern: string(k) + "/#"})
+			}
+		}
+	}
+	return r
 }

@@ -270,18 +270,18 @@ func TestMatrixRabbitMQ(t *testing.T) {
 	r := startRabbit(t, s, 1)[0]
 	b := &target{name: "rabbitmq", addr: r.mqtt, counts: 1, fabric: populate(t, s), settle: r.fetchRevoked, left: r.left}
 	run(t, b)
-	t.Run("a cut while the broker hangs", func(t *testing.T) { cutWhileHanging(&attempt{T: t, target: b, version: 4}, r) })
+	t.Run("a cut while the broker hangs", func(t *testing.T) { cutWhileHanging(&attempt{T: t, target: b, version: 4}, r.signal) })
 }
 
 // cutWhileHanging stops the broker's process, cuts, and lets it go on: the
 // receipt says what was not ended and why, and it is ended afterwards.
-func cutWhileHanging(a *attempt, r *rabbit) {
+func cutWhileHanging(a *attempt, signal func(syscall.Signal)) {
 	s := a.subscription()
 	consumer := a.join(s, persistent)
 	if _, err := consumer.subscribe(s.topic("#")); err != nil {
 		a.Fatal(err)
 	}
-	r.signal(syscall.SIGSTOP)
+	signal(syscall.SIGSTOP)
 	at := time.Now()
 	receipt := a.Cut(keyholder.CutSubscription, s.id)
 	if took := time.Since(at); took > 2*time.Second {
@@ -290,7 +290,7 @@ func cutWhileHanging(a *attempt, r *rabbit) {
 	if n, failed := planes(receipt); n != 0 || !strings.Contains(failed, "did not answer in time") {
 		a.Errorf("the receipt says: %d ended, %q", n, failed)
 	}
-	r.signal(syscall.SIGCONT)
+	signal(syscall.SIGCONT)
 	if !consumer.ended(20 * time.Second) {
 		a.Error("the connection is still there")
 	}
@@ -301,7 +301,7 @@ func cutWhileHanging(a *attempt, r *rabbit) {
 		}
 		return finished
 	})
-	if left := r.left(s.id, receipt); left != "nothing is left" {
+	if left := a.left(s.id, receipt); left != "nothing is left" {
 		a.Error(left)
 	}
 	if _, outcome := a.dial(s, s.id); outcome != refused {

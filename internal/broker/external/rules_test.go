@@ -14,7 +14,7 @@ import (
 // Why brokers differ from the rule.
 var (
 	laterWill = difference{"connected, but the will goes nowhere",
-		"RabbitMQ and Mosquitto look at the topic of a will when they publish it, not at CONNECT"}
+		"RabbitMQ, Mosquitto and NATS look at the topic of a will when they publish it, not at CONNECT"}
 	rabbitOneOfTwo = difference{connected,
 		"RabbitMQ says whom the certificate names, not which one it is; the ledger has another one of that name"}
 	mosquittoUnrecorded = difference{connected,
@@ -28,12 +28,28 @@ var (
 	mosquittoEmpty = difference{granted + ", but nothing comes of it", mosquittoGrants.why}
 	mosquittoDrops = difference{dropped,
 		"Mosquitto acknowledges what it refuses, as MQTT 3.1.1 lets it"}
+	natsDrops = difference{dropped,
+		"NATS acknowledges what it refuses, as MQTT 3.1.1 lets it"}
+	natsEmptyLevel = difference{granted + ", but nothing comes of it",
+		"NATS gives rights to whole subtrees: an empty level below the own ID is a level like any other"}
 )
 
 // onMosquitto is the difference of Mosquitto alone, and both of both brokers.
 func onMosquitto(d difference) map[string]difference { return map[string]difference{"mosquitto": d} }
 
-func on311(d difference) map[string]difference { return map[string]difference{"mosquitto 3.1.1": d} }
+// onNATS is the difference of NATS alone.
+func onNATS(d difference) map[string]difference { return map[string]difference{"nats": d} }
+
+// dropping is of the brokers that say yes to a publish and throw it away.
+func dropping() map[string]difference {
+	return map[string]difference{"mosquitto 3.1.1": mosquittoDrops, "nats": natsDrops}
+}
+
+// and adds the difference of NATS to others.
+func and(differs map[string]difference, nats difference) map[string]difference {
+	differs["nats"] = nats
+	return differs
+}
 
 func both(rabbit, mosquitto difference) map[string]difference {
 	return map[string]difference{"rabbitmq": rabbit, "mosquitto": mosquitto}
@@ -132,18 +148,18 @@ func oldProtocol(a *attempt) string {
 }
 
 func willRows() []row {
-	ownWill := difference{"connected, and the will is delivered", "RabbitMQ and Mosquitto publish the will of a provider into its own subscriptions like any publish of it"}
+	ownWill := difference{"connected, and the will is delivered", "RabbitMQ, Mosquitto and NATS publish the will of a provider into its own subscriptions like any publish of it"}
 	return []row{
 		{name: "will of a consumer to itself", rule: keyholder.M7, try: willOf(consumerA, below(consumerA, "fds/v2/ID/events"), consumerB), want: refused,
-			differs: both(laterWill, laterWill)},
+			differs: and(both(laterWill, laterWill), laterWill)},
 		{name: "will of a consumer to another", rule: keyholder.M7, try: willOf(consumerA, below(consumerB, "fds/v2/ID/events"), consumerB), want: refused,
-			differs: both(laterWill, laterWill)},
+			differs: and(both(laterWill, laterWill), laterWill)},
 		{name: "retained will of a consumer", rule: keyholder.M7, try: willOf(consumerA, below(consumerB, "fds/v2/ID/events"), consumerB, retainedWill), want: refused,
-			differs: map[string]difference{"rabbitmq": laterWill}},
+			differs: map[string]difference{"rabbitmq": laterWill, "nats": laterWill}},
 		{name: "will of a provider into a foreign subscription", rule: keyholder.M7, try: willOf(provider, below(foreign, "fds/v2/ID/events"), foreign), want: refused,
-			differs: both(laterWill, laterWill)},
+			differs: and(both(laterWill, laterWill), laterWill)},
 		{name: "will of a provider into its own subscription", rule: keyholder.M7, try: willOf(provider, below(consumerA, "fds/v2/ID/events"), consumerA), want: refused,
-			differs: both(ownWill, ownWill)},
+			differs: and(both(ownWill, ownWill), ownWill)},
 	}
 }
 
@@ -207,7 +223,14 @@ func subscribeRows() []row {
 			seen = mosquittoGrants
 		}
 		name := filter(&target{fabric: &fabric{a: party{id: "own"}, b: party{id: "other"}, foreign: party{id: "foreign"}, gone: party{id: "cut"}, unknown: party{id: "unknown"}, provider: party{id: "provider"}}})
-		rows = append(rows, row{name: "filter " + name, rule: keyholder.M6, try: subscribes(consumerA, filter), want: refused, differs: onMosquitto(seen)})
+		differs := onMosquitto(seen)
+		switch name {
+		case "fds/v2/own":
+			and(differs, difference{granted + ", but nothing comes of it", "NATS grants the filter # only to who may also subscribe to the level above it, on which nobody may publish"})
+		case "fds/v2/own/", "fds/v2/own/a//b":
+			and(differs, natsEmptyLevel)
+		}
+		rows = append(rows, row{name: "filter " + name, rule: keyholder.M6, try: subscribes(consumerA, filter), want: refused, differs: differs})
 	}
 	return append(rows,
 		row{name: "provider, its subscription", rule: keyholder.M8, try: subscribes(provider, own("fds/v2/ID/#")), want: refused, differs: onMosquitto(mosquittoEmpty)},
@@ -267,29 +290,30 @@ func publishRows() []row {
 		{name: "provider", rule: keyholder.M7, try: publishes(provider, toA, consumerA), want: delivered},
 		{name: "provider, QoS 0", rule: keyholder.M7, try: publishes(provider, toA, consumerA, qos(0)), want: delivered},
 		{name: "provider, several levels", rule: keyholder.M7, try: publishes(provider, below(consumerA, "fds/v2/ID/events/x/y"), consumerA), want: delivered},
-		{name: "provider, foreign subscription", rule: keyholder.M7, try: publishes(provider, toForeign, foreign), want: refused, differs: on311(mosquittoDrops)},
-		{name: "provider, unknown subscription", rule: keyholder.M7, try: publishes(provider, below(unknown, "fds/v2/ID/events"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "provider, cut subscription", rule: keyholder.M7, try: publishes(provider, below(gone, "fds/v2/ID/events"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "another provider", rule: keyholder.M7, try: publishes(stranger, toA, consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "consumer to itself", rule: keyholder.M7, try: publishes(consumerB, below(consumerB, "fds/v2/ID/events"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "consumer to another", rule: keyholder.M7, try: publishes(consumerB, toA, consumerA), want: refused, differs: on311(mosquittoDrops)},
+		{name: "provider, foreign subscription", rule: keyholder.M7, try: publishes(provider, toForeign, foreign), want: refused, differs: dropping()},
+		{name: "provider, unknown subscription", rule: keyholder.M7, try: publishes(provider, below(unknown, "fds/v2/ID/events"), consumerA), want: refused, differs: dropping()},
+		{name: "provider, cut subscription", rule: keyholder.M7, try: publishes(provider, below(gone, "fds/v2/ID/events"), consumerA), want: refused, differs: dropping()},
+		{name: "another provider", rule: keyholder.M7, try: publishes(stranger, toA, consumerA), want: refused, differs: dropping()},
+		{name: "consumer to itself", rule: keyholder.M7, try: publishes(consumerB, below(consumerB, "fds/v2/ID/events"), consumerA), want: refused, differs: dropping()},
+		{name: "consumer to another", rule: keyholder.M7, try: publishes(consumerB, toA, consumerA), want: refused, differs: dropping()},
 		{name: "consumer to another, QoS 0", rule: keyholder.M7, try: publishes(consumerB, toA, consumerA, qos(0)), want: dropped,
 			differs: map[string]difference{"rabbitmq": {refused, "RabbitMQ closes the connection; our broker stays silent, as MQTT allows for QoS 0"}}},
 		{name: "retained", rule: keyholder.M7, try: publishes(provider, toA, consumerA, retained), want: refused,
-			differs: map[string]difference{"rabbitmq": {delivered, "RabbitMQ says nothing of the flag; the message is delivered and, by the configuration, not retained"}}},
+			differs: map[string]difference{"rabbitmq": {delivered, "RabbitMQ says nothing of the flag; the message is delivered and, by the configuration, not retained"},
+				"nats": {delivered, "NATS says nothing of the flag; the message is delivered, and there is no room to retain it"}}},
 		{name: "nothing is retained", rule: keyholder.M7, try: nothingRetained, want: "nothing"},
-		{name: "retained by a consumer", rule: keyholder.M7, try: publishes(consumerB, toA, consumerA, retained), want: refused},
+		{name: "retained by a consumer", rule: keyholder.M7, try: publishes(consumerB, toA, consumerA, retained), want: refused, differs: onNATS(natsDrops)},
 		{name: "QoS 2", rule: keyholder.M7, try: publishes(provider, toA, consumerA, qos(2)), want: refused,
 			differs: both(difference{"refused, and yet delivered", "RabbitMQ takes QoS 2 as QoS 1 and answers with PUBACK, which a client of QoS 2 does not expect"},
 				difference{dropped, "Mosquitto speaks QoS 2 and waits for PUBREL, which does not come here; the rights are the same"})},
-		{name: "to $SYS", rule: keyholder.M7, try: publishes(provider, text("$SYS/broker/x"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "above the subscription", rule: keyholder.M7, try: publishes(provider, below(consumerA, "fds/v2/ID"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "outside of fds/v2", rule: keyholder.M7, try: publishes(provider, below(consumerA, "fds/v1/ID/events"), consumerA), want: refused, differs: on311(mosquittoDrops)},
-		{name: "to $share", rule: keyholder.M7, try: publishes(provider, below(consumerA, "$share/g/fds/v2/ID/events"), consumerA), want: refused, differs: on311(mosquittoDrops)},
+		{name: "to $SYS", rule: keyholder.M7, try: publishes(provider, text("$SYS/broker/x"), consumerA), want: refused, differs: dropping()},
+		{name: "above the subscription", rule: keyholder.M7, try: publishes(provider, below(consumerA, "fds/v2/ID"), consumerA), want: refused, differs: dropping()},
+		{name: "outside of fds/v2", rule: keyholder.M7, try: publishes(provider, below(consumerA, "fds/v1/ID/events"), consumerA), want: refused, differs: dropping()},
+		{name: "to $share", rule: keyholder.M7, try: publishes(provider, below(consumerA, "$share/g/fds/v2/ID/events"), consumerA), want: refused, differs: dropping()},
 		{name: "topic alias", rule: keyholder.M7, try: publishes(provider, toA, consumerA, func(pk *packets.Packet) { alias(pk.TopicName)(pk) }), want: refused, differs: onMosquitto(difference{delivered, "Mosquitto takes topic aliases, and looks at the topic that one stands for"}), only5: true},
 		{name: "topic alias of a foreign subscription", rule: keyholder.M7, try: publishes(provider, toForeign, foreign, func(pk *packets.Packet) { alias(pk.TopicName)(pk) }), want: refused, only5: true},
 		{name: "topic alias that was never set", rule: keyholder.M7, try: publishes(provider, toA, consumerA, alias("")), want: refused, only5: true},
-		{name: "kind that the consent does not cover", rule: keyholder.W5, try: uncovered, want: refused, differs: on311(mosquittoDrops)},
+		{name: "kind that the consent does not cover", rule: keyholder.W5, try: uncovered, want: refused, differs: dropping()},
 		{name: "provider and consumer by paho.golang", rule: keyholder.M7, try: pahoTalk, want: delivered, only5: true},
 		{name: "foreign, cut and unknown look alike", rule: keyholder.M7, try: sameAnswers, want: "the same answer"},
 	}

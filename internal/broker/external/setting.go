@@ -23,6 +23,7 @@ const (
 	RabbitMQ  Kind = "rabbitmq"
 	EMQX      Kind = "emqx"
 	Mosquitto Kind = "mosquitto"
+	NATS      Kind = "nats"
 )
 
 // Setting is one external broker as keyholder.yaml describes it; the comments
@@ -80,8 +81,12 @@ func (s Setting) check() error {
 		if len(s.API) > 1 {
 			return wrong("api holds more than one address, and Mosquitto is no cluster")
 		}
+	case NATS:
+		scheme = "tls"
+		delete(required, "user")
+		forbidden = map[string]string{"user": s.User, "callers_file": s.CallersFile, "folder": s.Folder, "pid_file": s.PIDFile}
 	default:
-		return wrong("there is no driver for this kind of broker").WithHint("the kinds are rabbitmq, emqx and mosquitto")
+		return wrong("there is no driver for this kind of broker").WithHint("the kinds are rabbitmq, emqx, mosquitto and nats")
 	}
 	for key, value := range required {
 		if value == "" {
@@ -93,7 +98,7 @@ func (s Setting) check() error {
 			return wrong("%s has no meaning for %s", key, s.Kind)
 		}
 	}
-	if !settingUser.MatchString(s.User) {
+	if s.Kind != NATS && !settingUser.MatchString(s.User) {
 		return wrong("user is not of letters, digits, hyphens and underscores")
 	}
 	if _, err := keyholder.ParseID[string](s.User); err == nil {
@@ -104,7 +109,7 @@ func (s Setting) check() error {
 	}
 	for _, a := range s.API {
 		if u, err := url.Parse(a); err != nil || u.Scheme != scheme || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
-			strings.HasSuffix(a, "/") || scheme == "mqtts" && (u.Port() == "" || u.Path != "") {
+			strings.HasSuffix(a, "/") || scheme != "https" && (u.Port() == "" || u.Path != "") {
 			return wrong("api holds what is not an address of the form %s://host:port", scheme)
 		}
 	}
