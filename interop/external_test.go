@@ -85,19 +85,26 @@ func (f *foreign) serve(clients []foreignClient) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	script := exec.CommandContext(context.WithoutCancel(f.t.Context()), f.node, "authorization-server.mjs")
-	script.Dir, script.Env, script.Stderr = f.dir, append(os.Environ(), "SETTINGS="+string(settings)), f.t.Output()
+	return serveScript(f.t, f.node, f.dir, "authorization-server.mjs", string(settings))
+}
+
+// serveScript starts a server of Node and returns the line it writes when it
+// listens.
+func serveScript(t *testing.T, node, dir, name, settings string) string {
+	t.Helper()
+	script := exec.CommandContext(context.WithoutCancel(t.Context()), node, name)
+	script.Dir, script.Env, script.Stderr = dir, append(os.Environ(), "SETTINGS="+settings), t.Output()
 	out, err := script.StdoutPipe()
 	if err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := script.Start(); err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
-	f.t.Cleanup(func() { _ = script.Process.Kill(); _ = script.Wait() })
+	t.Cleanup(func() { _ = script.Process.Kill(); _ = script.Wait() })
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return strings.TrimSpace(line)
 }

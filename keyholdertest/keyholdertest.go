@@ -197,6 +197,28 @@ func (s *Server) AddUser(owner keyholder.OwnerID, login string) (password string
 	return password
 }
 
+// SetIdentityProvider registers the OpenID provider of an owner, with a button
+// of that name, and makes the server trust the authority of a PEM file; it
+// restarts. The redirect URI is known before: see
+// [keyholder.IdentityProvider.RedirectURI].
+func (s *Server) SetIdentityProvider(p keyholder.IdentityProvider, secret, caFile string) {
+	s.t.Helper()
+	s.config.Auth.Federation.CAFile = caFile
+	s.Restart()
+	_, err := s.admin.SetIdentityProvider(s.t.Context(), console.NewIdentityProvider{Owner: string(p.Owner), Issuer: p.Issuer, ClientID: p.ClientID,
+		ClientSecret: secret, Scopes: p.Scopes, Hosts: p.Hosts, Name: p.Name, TrustFactors: p.TrustFactors})
+	s.check(err)
+}
+
+// AddFederatedUser registers a user without password whom the OpenID provider
+// of the owner calls subject.
+func (s *Server) AddFederatedUser(owner keyholder.OwnerID, login, subject string) keyholder.UserID {
+	s.t.Helper()
+	u, err := s.admin.AddUser(s.t.Context(), console.NewUser{Owner: string(owner), Login: login, Subject: subject})
+	s.check(err)
+	return u.ID
+}
+
 // AddApp registers an app, with every grant if grants is empty, and returns
 // its secret if it has one. An app without a redirect URI does without the
 // authorization code grant.

@@ -39,7 +39,7 @@ const (
 // Ensure that what the authorization server keeps is as safe on PostgreSQL as
 // on SQLite: one winner of many, nothing replayed, faults told as such.
 func TestOnPostgres(t *testing.T) {
-	storetest.RunOnPostgres(t, "Attacks|Parallel|AtOnce|Replay|Refresh|StorageFault|Cut|CodeFlow|ClientCredentials|Pushed|Finished|Clear|ChangePassword|AuthenticatorApp|Passkey|DPoPCode|Resource")
+	storetest.RunOnPostgres(t, "Attacks|Parallel|AtOnce|Replay|Refresh|StorageFault|Cut|CodeFlow|ClientCredentials|Pushed|Finished|Clear|ChangePassword|AuthenticatorApp|Passkey|DPoPCode|Resource|FederatedSignIn|FederatedAnswers|RecoverPage|KnownBrowser")
 }
 
 // bench is an authorization server on a real ledger and a real TLS 1.2

@@ -26,7 +26,7 @@ type federated struct {
 
 func openFederated(t *testing.T) *federated {
 	t.Helper()
-	f := &federated{bench: open(t), idp: open(t)}
+	f := &federated{bench: open(t), idp: openAt(t, "localhost")} // another site
 	f.trusted = guard.HTTPClient(f.idp.authority.Pool(), keyholder.TLSStrict)
 	f.stop()
 	f.start()

@@ -73,6 +73,7 @@ func TestPagesInBrowser(t *testing.T) {
 			s.wait("#thanks")
 			must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(more.ID)}, "test"))
 
+			must(b.ledger.ResetUser(t.Context(), "administrator", b.user.ID, password)) // so that the browser is not known any more
 			for range 8 {
 				_, _ = b.ledger.CheckPassword(t.Context(), ledger.Stranger, b.user.Login, "not the password")
 				b.pass(15 * time.Second)
@@ -83,13 +84,27 @@ func TestPagesInBrowser(t *testing.T) {
 			s.enter("#password", "not the password\r")
 			s.wait(`.button[href="/account"]`)
 			s.picture("locked")
-			must(b.ledger.UnlockUser(t.Context(), "administrator", b.user.ID))
-			s.run(chromedp.Focus(".button"), chromedp.KeyEvent("\r"))
-			s.wait("#login")
+			s.follow(`a[href="/recover"]`, "#code")
+			s.picture("recover")
+			s.enter("#login", b.user.Login)
+			s.enter("#code", "aaaa-bbbb-cccc-dddd")
+			s.enter("#next", password+"\r")
+			s.wait(".alert")
+			s.picture("recover-wrong")
+			code, _, err := b.ledger.BeginRecovery(t.Context(), "administrator", b.user.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.enter("#code", code)
+			s.enter("#next", password+"\r")
+			s.wait(`.button[href="/account"]`)
+			s.picture("recovered")
+			s.follow(".button", "#login")
 			s.enter("#login", b.user.Login)
 			s.enter("#password", password+"\r")
 			s.wait(`button[value="signout"]`)
 			s.picture("account")
+			must(b.ledger.UnlockUser(t.Context(), "administrator", b.user.ID))
 		})
 	}
 	must(b.ledger.Cut(t.Context(), "administrator", keyholder.Target{Kind: keyholder.CutAgreement, ID: string(b.agreement.ID)}, "test"))
@@ -101,6 +116,63 @@ func TestPagesInBrowser(t *testing.T) {
 	s.picture("nothing")
 	s.run(chromedp.Click(`button[value="refuse"]`))
 	s.wait("#thanks")
+}
+
+// Ensure that a real browser goes to the owner's provider, which is another
+// site, and comes back to the app's sign-in and to the account page, by
+// keyboard and without script, in both languages.
+func TestFederatedInBrowser(t *testing.T) {
+	chromium := newChromium(t)
+	f := openFederated(t)
+	hidden := must(f.ledger.AddOwner(t.Context(), "administrator", "st-anna", "St. Anna Hospital"))
+	must(f.ledger.SetIdentityProvider(t.Context(), "administrator", keyholder.IdentityProvider{Owner: hidden.ID, Issuer: "https://login.example", ClientID: "keyholder"}, "secret"))
+	app := f.appSite()
+	const toProvider = `a[href^="/federation/"]`
+	for _, device := range []struct {
+		name          string
+		width, height int64
+		language      string
+		scriptless    bool
+	}{{"desktop", 1280, 800, "en", false}, {"phone German", 390, 844, "de", false}, {"phone without script", 390, 844, "en", true}} {
+		t.Run(device.name, func(t *testing.T) {
+			s := chromium.open(t, device.width, device.height, false)
+			if device.scriptless {
+				s.withoutScript()
+			}
+			query := with(authorization(app), "redirect_uri", app.RedirectURIs[0], "ui_locales", device.language).Encode()
+			s.visit(f.issuer+"/authorize?"+query, toProvider)
+			s.picture("organisations")
+			s.enter("#organisation", "nobody\r")
+			s.wait(".alert")
+			s.picture("organisation-unknown")
+			s.enter("#organisation", "st-anna\r")
+			s.wait(`a[href^="/federation/` + string(hidden.ID) + `"]`)
+			s.picture("organisation-found")
+
+			there := func() {
+				s.wait(`button[name="action"][value="signin"]`)
+				s.enter("#login", f.idp.user.Login)
+				s.enter("#password", password+"\r")
+				s.wait(`button[value="share"]`)
+			}
+			s.visit(f.issuer+"/authorize?"+query, toProvider)
+			s.follow(toProvider, "html:not(:has("+toProvider+"))")
+			there()
+			s.follow(`button[value="refuse"]`, `.button[href^="/authorize/"]`)
+			s.picture("declined")
+			s.follow(".button", toProvider)
+			s.follow(toProvider, "html:not(:has("+toProvider+"))")
+			there()
+			s.follow(`button[value="share"]`, `input[name="agreement"][value="`+string(f.agreement.ID)+`"]`)
+			s.follow(`button[value="share"]`, "#thanks")
+
+			s.visit(f.issuer+"/account", toProvider)
+			s.follow(toProvider, "html:not(:has("+toProvider+"))")
+			there()
+			s.follow(`button[value="share"]`, `button[value="signout"]`)
+			s.picture("account")
+		})
+	}
 }
 
 // appSite serves the app's own page, to which the browser is sent back, and
@@ -186,6 +258,13 @@ func (s *screen) withoutScript() {
 	s.t.Helper()
 	s.scriptless = true
 	s.run(emulation.SetScriptExecutionDisabled(true))
+}
+
+// follow presses Enter on a link or a button and waits for what comes of it.
+func (s *screen) follow(selector, next string) {
+	s.t.Helper()
+	s.run(chromedp.Focus(selector), chromedp.KeyEvent("\r"))
+	s.wait(next)
 }
 
 // enter fills in a field; a line end at the end of the text is the Enter key.
