@@ -78,7 +78,10 @@ func decode(pk *packets.Packet, body []byte) error {
 // not accept one as large.
 func (c *connection) encode(to *bytes.Buffer, pk *packets.Packet) error {
 	pk.ProtocolVersion = c.terms.version
-	pk.Mods = packets.Mods{MaxSize: c.terms.maximumPacket, DisallowProblemInfo: !c.terms.problems, AllowResponseInfo: true}
+	pk.Mods = packets.Mods{AllowResponseInfo: true}
+	if pk.FixedHeader.Type != packets.Publish { // whose properties are the publisher's: all of them or no message
+		pk.Mods.MaxSize, pk.Mods.DisallowProblemInfo = c.terms.maximumPacket, !c.terms.problems
+	}
 	before := to.Len()
 	var err error
 	switch pk.FixedHeader.Type {

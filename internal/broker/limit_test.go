@@ -202,7 +202,7 @@ func TestConsumerPacketSize(t *testing.T) {
 // FuzzPackets sends any bytes, before and after CONNECT, as a consumer. The
 // server must live, and nothing may reach a mailbox.
 func FuzzPackets(f *testing.F) {
-	w := newWorld(f, func(w *world) { w.cfg.ConnectsPerMinute = 1 << 30 })
+	w := newWorld(f, func(w *world) { w.cfg.ConnectsPerMinute = 1_000_000 })
 	provider := w.provider("p")
 	attacker, other := w.subscription(provider, "a"), w.subscription(provider, "b")
 	witness := w.join(other, 5, keepAlive(0))

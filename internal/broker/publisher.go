@@ -37,11 +37,13 @@ type publisher struct {
 
 // publication is one PUBLISH on its way into a mailbox.
 type publication struct {
-	topic   keyholder.Topic
-	err     error // the topic is malformed
-	payload []byte
-	qos     byte
-	id      uint16
+	topic      keyholder.Topic
+	err        error        // the topic is malformed, or a property is not taken
+	code       packets.Code // what the client is told of err
+	payload    []byte
+	properties []byte // that go on to the consumer
+	qos        byte
+	id         uint16
 }
 
 func newPublisher(c *connection) *publisher {
@@ -70,7 +72,11 @@ func (p *publisher) finish() {
 // from sending more.
 func (p *publisher) add(pk *packets.Packet) {
 	m := publication{payload: pk.Payload, qos: pk.FixedHeader.Qos, id: pk.PacketID}
-	m.topic, m.err = keyholder.ParseTopic(pk.TopicName)
+	m.code = packets.ErrTopicNameInvalid
+	if m.topic, m.err = keyholder.ParseTopic(pk.TopicName); m.err == nil {
+		m.code = packets.ErrImplementationSpecificError
+		m.properties, m.err = propertiesOf(pk)
+	}
 	for !p.push(m) {
 		select {
 		case <-p.room:
@@ -204,7 +210,7 @@ func (p *publisher) publish(tx *store.Tx, m publication) error {
 	if !v.Allowed {
 		return &keyholder.Error{Code: keyholder.Denied, Detail: v.Reason, Err: &refusal{verdict: v}}
 	}
-	_, err := b.cfg.Mailbox.AppendTx(tx, m.topic.Subscription, m.topic.Level, m.payload)
+	_, err := b.cfg.Mailbox.AppendTx(tx, m.topic.Subscription, m.topic.Level, m.payload, m.properties)
 	return err
 }
 
@@ -265,10 +271,7 @@ func publishCode(m publication, err error) (packets.Code, string) {
 	case keyholder.Unavailable:
 		return packets.ErrQuotaExceeded, err.Error()
 	case keyholder.Invalid:
-		if m.err != nil {
-			return packets.ErrTopicNameInvalid, err.Error()
-		}
-		return packets.ErrImplementationSpecificError, err.Error()
+		return m.code, err.Error()
 	}
 	if err != nil {
 		return packets.ErrUnspecifiedError, "the message was not stored"

@@ -14,10 +14,6 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/mailbox"
 )
 
-// messageProperty is the MQTT 5 user property that names a message, for
-// receivers that must know a repetition: <subscription_id>/<number>.
-const messageProperty = "Keyholder-Message"
-
 // subscriber delivers the mailbox of one subscription to its connection. The
 // mailbox belongs to the subscription and not to the MQTT session: a clean
 // start discards filters and what was under way, but not queued messages. A
@@ -205,12 +201,15 @@ func (s *subscriber) deliver(out *bytes.Buffer, msg mailbox.Message) (fate, erro
 		return finished, standing.Holds(now).Err()
 	}
 	topic := keyholder.Topic{Subscription: s.id, Level: msg.Level}
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic.String(), Payload: msg.Payload,
-		Properties: packets.Properties{User: []packets.UserProperty{{Key: messageProperty, Val: string(s.id) + "/" + strconv.FormatInt(msg.Seq, 10)}}}}
+	properties, alive, err := onward(msg, string(s.id)+"/"+strconv.FormatInt(msg.Seq, 10), now)
+	if err != nil || !alive {
+		return finished, err
+	}
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic.String(), Payload: msg.Payload, Properties: properties}
 	if fate := s.address(&pk, topic, msg); fate != underway {
 		return fate, nil
 	}
-	err := s.c.encode(out, &pk)
+	err = s.c.encode(out, &pk)
 	if errors.Is(err, packets.ErrPacketTooLarge) {
 		// MQTT 5 section 3.1.2.11.4: behave as if it had been sent.
 		cfg.Log.Warn("a message is larger than its consumer accepts and was passed over", s.c.attrs("message", msg.Seq)...)

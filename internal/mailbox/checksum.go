@@ -19,15 +19,21 @@ type stored struct {
 }
 
 // checksum is the CRC-32C of a message and of its place in its queue, so that
-// neither a changed nor a misplaced one is taken for good.
-func checksum(sub keyholder.SubscriptionID, seq int64, level string, payload []byte, at int64) int64 {
+// neither a changed nor a misplaced one is taken for good. Properties count if
+// there are any: the first messages that were stored had none.
+func checksum(sub keyholder.SubscriptionID, msg Message) int64 {
 	castagnoli := crc32.MakeTable(crc32.Castagnoli) // made once, by the library
 	head := make([]byte, 0, 128)
-	head = binary.BigEndian.AppendUint64(head, uint64(seq))
-	head = binary.BigEndian.AppendUint64(head, uint64(at))
-	head = binary.BigEndian.AppendUint32(head, uint32(len(level)))
-	head = append(append(head, sub...), level...)
-	return int64(crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, payload))
+	head = binary.BigEndian.AppendUint64(head, uint64(msg.Seq))
+	head = binary.BigEndian.AppendUint64(head, uint64(msg.At.UnixMicro()))
+	head = binary.BigEndian.AppendUint32(head, uint32(len(msg.Level)))
+	head = append(append(head, sub...), msg.Level...)
+	sum := crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, msg.Payload)
+	if n := len(msg.Properties); n > 0 {
+		sum = crc32.Update(sum, castagnoli, binary.BigEndian.AppendUint32(nil, uint32(n)))
+		sum = crc32.Update(sum, castagnoli, msg.Properties)
+	}
+	return int64(sum)
 }
 
 // intact returns the messages that are as they were written, and takes those
@@ -36,7 +42,7 @@ func checksum(sub keyholder.SubscriptionID, seq int64, level string, payload []b
 func (m *Mailbox) intact(ctx context.Context, sub keyholder.SubscriptionID, read []stored) ([]Message, error) {
 	good := make([]Message, 0, len(read))
 	for _, msg := range read {
-		if checksum(sub, msg.Seq, msg.Level, msg.Payload, msg.At.UnixMicro()) == msg.sum {
+		if checksum(sub, msg.Message) == msg.sum {
 			good = append(good, msg.Message)
 			continue
 		}
@@ -56,7 +62,7 @@ func (m *Mailbox) discard(ctx context.Context, sub keyholder.SubscriptionID, seq
 		}
 		if _, err := tx.Exec(`UPDATE mailboxes SET
 			messages = (SELECT count(*) FROM messages WHERE subscription = mailboxes.subscription),
-			bytes = (SELECT coalesce(sum(octet_length(level) + octet_length(payload)), 0) FROM messages WHERE subscription = mailboxes.subscription)
+			bytes = (SELECT coalesce(sum(octet_length(level) + octet_length(payload) + coalesce(octet_length(properties), 0)), 0) FROM messages WHERE subscription = mailboxes.subscription)
 			WHERE subscription = ?`, sub); err != nil {
 			return err
 		}

@@ -210,7 +210,7 @@ func (c *Consumer) load(ctx context.Context) error {
 // batch reads messages after a number, and says whether those were all.
 func (m *Mailbox) batch(ctx context.Context, sub keyholder.SubscriptionID, after int64) ([]stored, bool, error) {
 	rows, err := m.store.Read().QueryContext(ctx,
-		"SELECT seq, level, payload, at, sum FROM messages WHERE subscription = ? AND seq > ? ORDER BY seq LIMIT ?", sub, after, batchMessages)
+		"SELECT seq, level, payload, properties, at, sum FROM messages WHERE subscription = ? AND seq > ? ORDER BY seq LIMIT ?", sub, after, batchMessages)
 	if err != nil {
 		return nil, false, fmt.Errorf("read a mailbox: %w", err)
 	}
@@ -220,7 +220,7 @@ func (m *Mailbox) batch(ctx context.Context, sub keyholder.SubscriptionID, after
 	for size < batchBytes && rows.Next() {
 		var msg stored
 		var at int64
-		if err := rows.Scan(&msg.Seq, &msg.Level, &msg.Payload, &at, &msg.sum); err != nil {
+		if err := rows.Scan(&msg.Seq, &msg.Level, &msg.Payload, &msg.Properties, &at, &msg.sum); err != nil {
 			return nil, false, fmt.Errorf("read a mailbox: %w", err)
 		}
 		msg.At = time.UnixMicro(at).UTC()

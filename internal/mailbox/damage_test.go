@@ -36,6 +36,7 @@ func TestDamagedMessage(t *testing.T) {
 		"payload cut short": `UPDATE messages SET payload = substr(payload, 1, 3) WHERE seq = 3`,
 		"level":             `UPDATE messages SET level = 'statuses' WHERE seq = 3`,
 		"time":              `UPDATE messages SET at = at + 1 WHERE seq = 3`,
+		"properties":        `UPDATE messages SET properties = substr(payload, 1, 3) WHERE seq = 3`,
 		"checksum":          `UPDATE messages SET sum = sum + 1 WHERE seq = 3`,
 		"place":             `UPDATE messages SET seq = CASE seq WHEN 3 THEN 6 ELSE seq END WHERE seq = 3`,
 	} {

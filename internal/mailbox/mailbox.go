@@ -27,6 +27,10 @@ import (
 // MaxPayload bounds one message, in bytes.
 const MaxPayload = 1 << 20
 
+// MaxProperties bounds what is kept with a message beside its payload, in
+// bytes.
+const MaxProperties = 4 << 10
+
 // MQTT and Webhook are the names of the consumers a mailbox can have.
 const (
 	MQTT    = "mqtt"
@@ -36,7 +40,7 @@ const (
 // Config says how much one mailbox may hold. The zero value is the default.
 type Config struct {
 	MaxMessages int64         // per subscription; 0: 100,000
-	MaxBytes    int64         // payloads and levels per subscription; 0: 256 MiB
+	MaxBytes    int64         // payloads, properties and levels per subscription; 0: 256 MiB
 	MaxAge      time.Duration // older messages are dropped, whoever waits for them; 0: 30 days
 	AckEvery    time.Duration // how long acknowledgements are gathered before they are written; 0: 50 ms
 	Log         *slog.Logger  // nil: slog.Default
@@ -48,6 +52,9 @@ type Message struct {
 	Level   string // topic levels after the subscription ID
 	Payload []byte // shared between consumers: not to be changed
 	At      time.Time
+	// Properties is what the publisher said about the message, in the form of
+	// the door that took it; shared like Payload.
+	Properties []byte
 }
 
 // Mailbox holds the queues of all subscriptions. Its methods are safe for
@@ -123,7 +130,7 @@ func (m *Mailbox) Append(ctx context.Context, sub keyholder.SubscriptionID, leve
 	var seq int64
 	err := m.store.Write(ctx, func(tx *store.Tx) error {
 		var err error
-		seq, err = m.AppendTx(tx, sub, level, payload)
+		seq, err = m.AppendTx(tx, sub, level, payload, nil)
 		return err
 	})
 	if err != nil {
@@ -136,9 +143,13 @@ func (m *Mailbox) Append(ctx context.Context, sub keyholder.SubscriptionID, leve
 // durable, and consumers are woken, when that transaction commits. A
 // [keyholder.Error] means that nothing was changed and the caller may go on
 // with others in the same transaction; after any other error it must not.
-func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level string, payload []byte) (int64, error) {
+// properties, nil for none, are kept with the message as they are.
+func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level string, payload, properties []byte) (int64, error) {
 	if len(payload) > MaxPayload {
 		return 0, keyholder.Errorf(keyholder.Invalid, "the message is larger than %d bytes", MaxPayload)
+	}
+	if len(properties) > MaxProperties {
+		return 0, keyholder.Errorf(keyholder.Invalid, "the properties of the message are larger than %d bytes", MaxProperties)
 	}
 	if _, err := keyholder.ParseTopic(keyholder.Topic{Subscription: sub, Level: level}.String()); err != nil {
 		return 0, err
@@ -149,18 +160,18 @@ func (m *Mailbox) AppendTx(tx *store.Tx, sub keyholder.SubscriptionID, level str
 	if err := m.ledger.Standing(sub).Holds(now).Err(); err != nil {
 		return 0, err
 	}
-	seq, err := m.nextSeq(tx, sub, int64(len(level)+len(payload)))
+	seq, err := m.nextSeq(tx, sub, int64(len(level)+len(payload)+len(properties)))
 	if err != nil {
 		return 0, err
 	}
 	if payload == nil {
 		payload = []byte{}
 	}
-	if _, err := tx.Exec("INSERT INTO messages (subscription, seq, level, payload, at, sum) VALUES (?, ?, ?, ?, ?, ?)",
-		sub, seq, level, payload, now.UnixMicro(), checksum(sub, seq, level, payload, now.UnixMicro())); err != nil {
+	msg := Message{Seq: seq, Level: level, Payload: payload, At: now, Properties: properties}
+	if _, err := tx.Exec("INSERT INTO messages (subscription, seq, level, payload, properties, at, sum) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		sub, seq, level, payload, properties, now.UnixMicro(), checksum(sub, msg)); err != nil {
 		return 0, fmt.Errorf("append to the mailbox: %w", err)
 	}
-	msg := Message{Seq: seq, Level: level, Payload: payload, At: now}
 	tx.After(func() { m.offer(sub, msg) })
 	return seq, nil
 }

@@ -439,10 +439,10 @@ func TestAppendTx(t *testing.T) {
 	c := b.Consumer(two, mailbox.MQTT)
 	defer c.Close()
 	err := b.store.Write(t.Context(), func(tx *store.Tx) error {
-		if _, err := b.AppendTx(tx, one, "events", payload(2)); keyholder.CodeOf(err) != keyholder.Unavailable {
+		if _, err := b.AppendTx(tx, one, "events", payload(2), nil); keyholder.CodeOf(err) != keyholder.Unavailable {
 			t.Errorf("full queue: %v", err)
 		}
-		_, err := b.AppendTx(tx, two, "events", payload(1))
+		_, err := b.AppendTx(tx, two, "events", payload(1), nil)
 		return err
 	})
 	if err != nil {
@@ -451,7 +451,7 @@ func TestAppendTx(t *testing.T) {
 	expect(t, c, 1, 1)
 	boom := errors.New("boom")
 	if err := b.store.Write(t.Context(), func(tx *store.Tx) error {
-		_, _ = b.AppendTx(tx, two, "events", payload(2))
+		_, _ = b.AppendTx(tx, two, "events", payload(2), nil)
 		return boom
 	}); !errors.Is(err, boom) {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (m *Mailbox) expire(ctx context.Context, sub keyholder.SubscriptionID, befo
 // returns how many they were.
 func drop(tx *store.Tx, sub keyholder.SubscriptionID, through int64) (int64, error) {
 	var d Depth
-	if err := tx.QueryRow("SELECT count(*), coalesce(sum(octet_length(level) + octet_length(payload)), 0) FROM messages WHERE subscription = ? AND seq <= ?",
+	if err := tx.QueryRow("SELECT count(*), coalesce(sum(octet_length(level) + octet_length(payload) + coalesce(octet_length(properties), 0)), 0) FROM messages WHERE subscription = ? AND seq <= ?",
 		sub, through).Scan(&d.Messages, &d.Bytes); err != nil {
 		return 0, fmt.Errorf("count messages: %w", err)
 	}

@@ -158,7 +158,7 @@ func (a *API) push(tx *store.Tx, sub keyholder.SubscriptionID, kind keyholder.Ki
 		return nil
 	}
 	for _, item := range items {
-		_, err := a.mailbox.AppendTx(tx, sub, string(kind), item)
+		_, err := a.mailbox.AppendTx(tx, sub, string(kind), item, nil)
 		switch keyholder.CodeOf(err) {
 		case "":
 			if err != nil {
