@@ -32,7 +32,9 @@ import (
 // publisher: consumer i to publisher i modulo their number.
 type fleet struct {
 	address    string
-	dir        string // of a Keyholder: its data folder
+	dir        string    // of a Keyholder: its data folder
+	program    string    // of a Keyholder: what is served with
+	cmd        *exec.Cmd // the running broker
 	pid        int
 	roots      *x509.CertPool
 	publishers []member
@@ -147,7 +149,10 @@ func (f *fleet) serve(tb testing.TB) {
 		config = bytes.ReplaceAll(config, []byte("127.0.0.1:"+port), []byte("127.0.0.1:0"))
 	}
 	check(tb, os.WriteFile(path, config, 0o600))
-	cmd := exec.Command(build(tb, "..", "./cmd/keyholder"), "serve", "-data", f.dir)
+	if f.program == "" {
+		f.program = build(tb, "..", "./cmd/keyholder")
+	}
+	cmd := exec.Command(f.program, "serve", "-data", f.dir)
 	log, err := cmd.StderrPipe()
 	check(tb, err)
 	lines := f.start(tb, cmd, log)
@@ -181,7 +186,7 @@ func (f *fleet) start(tb testing.TB, cmd *exec.Cmd, says io.Reader) *bufio.Scann
 	tb.Helper()
 	check(tb, cmd.Start())
 	tb.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	f.pid = cmd.Process.Pid
+	f.cmd, f.pid = cmd, cmd.Process.Pid
 	return bufio.NewScanner(says)
 }
 

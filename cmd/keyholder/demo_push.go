@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/client"
 	"github.com/fds-keyholder/keyholder/client/mqttpool"
+	"github.com/fds-keyholder/keyholder/client/publisher"
 	"github.com/fds-keyholder/keyholder/guard"
 	"github.com/fds-keyholder/keyholder/internal/console"
 )
@@ -65,7 +65,7 @@ func (d *demo) foreign(s *demoSubscription, item []byte) bool {
 }
 
 // dialMQTT connects one MQTT 5 client with exactly the identity it is given,
-// as the SDK would not: for the provider's server and for attacks.
+// as the SDK would not: for attacks.
 func (d *demo) dialMQTT(ctx context.Context, c *tls.Config, connect *paho.Connect) (*paho.Client, error) {
 	dialer := tls.Dialer{Config: c, NetDialer: &net.Dialer{Timeout: 5 * time.Second}}
 	conn, err := dialer.DialContext(ctx, "tcp", d.fabric.mqttAddress())
@@ -93,13 +93,14 @@ func (d *demo) push(ctx context.Context) error {
 	if err := d.connect(ctx, d.apps[1], "B"); err != nil {
 		return err
 	}
-	mqtt, err := d.dialMQTT(ctx, d.fabric.tls(d.provider.certificate), &paho.Connect{ClientID: string(d.provider.ID), CleanStart: true})
+	p, err := publisher.New(publisher.Config{Provider: d.provider.ID, Broker: d.fabric.daemon.MQTT, RootCAs: d.fabric.roots, Log: d.fabric.logger,
+		Certificate: func() (*tls.Certificate, error) { return &d.provider.certificate, nil }})
 	if err != nil {
-		return fmt.Errorf("the provider connects: %w", err)
+		return err
 	}
-	defer func() { _ = mqtt.Disconnect(&paho.Disconnect{}) }()
+	defer func() { _ = p.Close(ctx) }()
 	began := time.Now()
-	published, err := d.replay(ctx, mqtt)
+	published, err := d.replay(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -114,48 +115,39 @@ func (d *demo) push(ctx context.Context) error {
 	return nil
 }
 
-// replay publishes the feed in order for each owner, both owners at once.
-func (d *demo) replay(ctx context.Context, mqtt *paho.Client) (int, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// replay publishes the feed, in order for each owner, and waits until all of
+// it is durable.
+func (d *demo) replay(ctx context.Context, p *publisher.Publisher) (int, error) {
 	target := map[string]*demoSubscription{northgate: d.subs["A"], stAnna: d.subs["B"]}
-	queues := map[string][]feedItem{}
-	total := 0
+	var sent []*publisher.Delivery
 	for _, f := range d.facility.feed {
 		if f.owner == northgate && f.kind == keyholder.Events {
 			continue
 		}
-		queues[f.owner] = append(queues[f.owner], f)
-		total++
+		s := target[f.owner]
+		s.tally.send(f.item)
+		one, err := p.Send(ctx, string(s.id), publisher.Item{Level: string(f.kind), Payload: f.item})
+		if err != nil {
+			return 0, fmt.Errorf("publish: %w", err)
+		}
+		sent = append(sent, one)
 	}
-	var done atomic.Int64
-	var wg sync.WaitGroup
-	for owner, queue := range queues {
-		s := target[owner]
-		wg.Go(func() {
-			for _, f := range queue {
-				s.tally.send(f.item)
-				_, err := mqtt.Publish(ctx, &paho.Publish{QoS: 1, Topic: keyholder.Topic{Subscription: s.id, Level: string(f.kind)}.String(), Payload: f.item})
-				if err != nil {
-					cancel(fmt.Errorf("publish: %w", err))
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	finished := make(chan struct{})
-	go func() { wg.Wait(); close(finished) }()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for i := 0; i < len(sent); {
 		select {
-		case <-finished:
-			return int(done.Load()), context.Cause(ctx)
+		case <-sent[i].Done():
+			if err := sent[i].Err(); err != nil {
+				return 0, fmt.Errorf("publish: %w", err)
+			}
+			i++
 		case <-tick.C:
-			d.story.count("published", int(done.Load()), total)
+			d.story.count("published", i, len(sent))
+		case <-ctx.Done():
+			return 0, ctx.Err()
 		}
 	}
+	return len(sent), nil
 }
 
 // demoReceiver is App 2's webhook: an HTTPS server of the app, behind the

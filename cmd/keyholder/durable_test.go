@@ -20,6 +20,7 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/client/mqttpool"
+	"github.com/fds-keyholder/keyholder/client/publisher"
 	"github.com/fds-keyholder/keyholder/internal/console"
 )
 
@@ -65,29 +66,32 @@ func (s *served) onboard(providers, consumers int) *fleet {
 
 // queue is what one subscription was sent and what came of it.
 type queue struct {
-	next  int // number of the next message to publish
 	acked int // every message below was acknowledged
 }
 
-// publish sends numbered messages to the provider's subscriptions, one
-// connection, several under way, until the server is gone. What was not
-// acknowledged is sent again by the next call.
-func (p *fleetProvider) publish(t *testing.T, mqtt *paho.Client, queues map[keyholder.SubscriptionID]*queue) {
-	defer func() { _ = mqtt.Disconnect(&paho.Disconnect{}) }()
+// publish sends numbered messages to the provider's subscriptions, a few at a
+// time to each, until it is to stop, whatever becomes of the server meanwhile.
+func (p *fleetProvider) publish(t *testing.T, sdk *publisher.Publisher, queues map[keyholder.SubscriptionID]*queue, stop <-chan struct{}) {
+	const batch = 5
 	var wg sync.WaitGroup
 	for _, id := range p.subscriptions {
 		q := queues[id]
-		q.next = q.acked
 		wg.Go(func() {
 			for {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				ack, err := mqtt.Publish(ctx, &paho.Publish{QoS: 1, Topic: keyholder.Topic{Subscription: id, Level: "events"}.String(), Payload: []byte(strconv.Itoa(q.next))})
-				cancel()
-				if err != nil || ack.ReasonCode != 0 {
-					return // the server is gone
+				select {
+				case <-stop:
+					return
+				default:
 				}
-				q.next++
-				q.acked = q.next
+				var items []publisher.Item
+				for n := range batch {
+					items = append(items, publisher.Item{Level: "events", Payload: []byte(strconv.Itoa(q.acked + n))})
+				}
+				if err := sdk.Publish(t.Context(), string(id), items...); err != nil {
+					t.Errorf("publish: %v", err)
+					return
+				}
+				q.acked += batch
 			}
 		})
 	}
@@ -163,18 +167,22 @@ func TestKillUnderLoad(t *testing.T) {
 	defer func() { _ = pool.Close(context.WithoutCancel(t.Context())) }()
 
 	kills := rounds(t)
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	for _, p := range f.providers {
+		sdk := must(publisher.New(publisher.Config{Provider: keyholder.ProviderID(p.id), Broker: "mqtts://" + s.mqtt, RootCAs: f.roots, Log: slog.New(slog.DiscardHandler),
+			Certificate: func() (*tls.Certificate, error) { return &p.certificate, nil }}))
+		defer func() { _ = sdk.Close(context.WithoutCancel(t.Context())) }()
+		publishing.Go(func() { p.publish(t, sdk, queues, stop) })
+	}
 	for range kills {
-		var publishing sync.WaitGroup
-		for _, p := range f.providers {
-			mqtt := connectPublisher(t, s.mqtt, f.roots, p.certificate, p.id)
-			publishing.Go(func() { p.publish(t, mqtt, queues) })
-		}
 		timer := time.NewTimer(300*time.Millisecond + rand.N(1200*time.Millisecond))
 		<-timer.C
 		s.kill()
-		publishing.Wait()
 		s.start()
 	}
+	close(stop)
+	publishing.Wait()
 
 	total := 0
 	for _, q := range queues {
