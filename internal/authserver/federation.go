@@ -41,6 +41,8 @@ type departure struct {
 	Browser string            `json:"browser"` // hash of the browser's cookie
 	Session string            `json:"session"` // of the app's sign-in; empty: the account page
 	Began   int64             `json:"began"`   // Unix microseconds
+
+	Languages string `json:"languages"` // of the page it began on
 }
 
 // back is the page on which the sign-in began.
@@ -68,15 +70,15 @@ func (s *Server) routeFederation(mux *http.ServeMux) {
 
 // depart sends a browser to the provider of an owner.
 func (s *Server) depart(w http.ResponseWriter, r *http.Request) {
-	ex := &exchange{endpoint: endpointFederation}
+	ex := &exchange{endpoint: endpointFederation, form: r.URL.Query()}
 	p := s.ledger.IdentityProvider(keyholder.OwnerID(r.PathValue("owner")))
-	session := r.URL.Query().Get("session")
+	session := ex.form.Get("session")
 	if p.Owner == "" || session != "" && !idForm.MatchString(session) {
 		s.refusePage(w, r, ex, http.StatusNotFound, &message{Title: "federation.gone.title", Text: "federation.gone.text", Detail: "the owner has no identity provider"})
 		return
 	}
 	secret := random("")
-	d := departure{Owner: p.Owner, Issuer: p.Issuer, Browser: hashText(markBrowser(w, r)), Session: session, Began: s.ledger.Now().UnixMicro()}
+	d := departure{Owner: p.Owner, Issuer: p.Issuer, Browser: hashText(markBrowser(w, r)), Session: session, Began: s.ledger.Now().UnixMicro(), Languages: ex.form.Get("ui_locales")}
 	d.State, d.Nonce, d.Verifier = secret(r.Context()), secret(r.Context()), secret(r.Context())
 	address, err := s.federation.Begin(r.Context(), p, p.RedirectURI(s.issuer), d.Transaction)
 	if err != nil {
@@ -124,13 +126,14 @@ func (s *Server) arrive(w http.ResponseWriter, r *http.Request) {
 		s.faultPage(w, r, ex)
 		return
 	}
+	ex.form = url.Values{"ui_locales": {d.Languages}}
 	at, err := s.identify(r, d, answer)
 	if err != nil {
 		s.notArrived(w, r, ex, d, err)
 		return
 	}
 	if d.Session == "" {
-		s.arriveAtAccount(w, r, at)
+		s.arriveAtAccount(w, r, ex, at)
 		return
 	}
 	// The page of the app's sign-in takes it from here, with all its checks.
@@ -234,8 +237,8 @@ func (i *interaction) arrive(at *arrival) goidc.Status {
 // arriveAtAccount begins a session of the account page for a user who has come
 // back. The cookies of that page are not sent with a request that comes from
 // another site, so the page is opened by one of ours.
-func (s *Server) arriveAtAccount(w http.ResponseWriter, r *http.Request, at arrival) {
-	a := &account{Server: s, w: w, r: r, ex: &exchange{endpoint: endpointAccount}}
+func (s *Server) arriveAtAccount(w http.ResponseWriter, r *http.Request, ex *exchange, at arrival) {
+	a := &account{Server: s, w: w, r: r, ex: ex}
 	a.setCookie(random("")(r.Context()))
 	a.state.Began, a.state.device = at.began, deviceOf(r)
 	done, complaint, err := s.accept(r.Context(), &a.state.attempt, at.user, at.factor, accountClient, anyFactor, say("federation.ended"))
@@ -272,7 +275,7 @@ func (s *Server) showSignIn(w http.ResponseWriter, status int, p *page, key, ses
 		owner := s.ledger.Owner(idp.Owner)
 		if owner.Key == key || key == "" && idp.Name != "" && fits(idp.Owner) {
 			p.Organisations = append(p.Organisations, organisation{cmp.Or(idp.Name, owner.Key),
-				federationPath + url.PathEscape(string(idp.Owner)) + "?" + url.Values{"session": {session}}.Encode()})
+				federationPath + url.PathEscape(string(idp.Owner)) + "?" + url.Values{"session": {session}, "ui_locales": {p.Lang()}}.Encode()})
 		} else {
 			p.AskOrganisation = true
 		}

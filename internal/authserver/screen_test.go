@@ -158,7 +158,7 @@ func TestFederatedInBrowser(t *testing.T) {
 			s.visit(f.issuer+"/authorize?"+query, toProvider)
 			s.follow(toProvider, "html:not(:has("+toProvider+"))")
 			there()
-			s.follow(`button[value="refuse"]`, `.button[href^="/authorize/"]`)
+			s.follow(`button[value="refuse"]`, `html[lang="`+device.language+`"] .button[href^="/authorize/"]`)
 			s.picture("declined")
 			s.follow(".button", toProvider)
 			s.follow(toProvider, "html:not(:has("+toProvider+"))")
