@@ -185,8 +185,12 @@ var lineEnd = regexp.MustCompile(`(?m) +$`)
 
 var localPort = regexp.MustCompile(`(?m)^(issuer|api|mqtt)( +\S+localhost:)\d+$`)
 
+// pagePort is the port in an address of a page.
+var pagePort = regexp.MustCompile(`(https://localhost:)\d+(/(?:federation|recover))`)
+
 // documentPorts writes the ports of the document for those that were free.
 func documentPorts(s string) string {
+	s = pagePort.ReplaceAllString(s, "${1}8443${2}")
 	return localPort.ReplaceAllStringFunc(s, func(line string) string {
 		m := localPort.FindStringSubmatch(line)
 		for port, name := range ports {
@@ -208,6 +212,7 @@ var variable = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
 	{regexp.MustCompile(`\b\d+\.\d ms`), "DURATION"},
 	{regexp.MustCompile(`\b[a-z2-7]{5}(-[a-z2-7]{5}){3}\b`), "PASSWORD"},
+	{regexp.MustCompile(`\b[a-z2-7]{4}(-[a-z2-7]{4}){3}\b`), "CODE"},
 	{regexp.MustCompile(`row \d+ of the audit`), "row N of the audit"},
 	{regexp.MustCompile(`whole: \d+ rows`), "whole: N rows"},
 	{regexp.MustCompile(`(?m)^queued messages +\d+`), "queued messages N"},
