@@ -169,6 +169,28 @@ func TestFederatedAnswers(t *testing.T) {
 	}
 }
 
+// Ensure that of many answers that come at once one is taken.
+func TestFederatedAnswersAtOnce(t *testing.T) {
+	f := openFederated(t)
+	w := f.begin()
+	answer := f.elsewhere(w)
+	taken := 0
+	answers := atOnce(5, func() (*http.Response, error) { return w.http.Get(answer) })
+	for range 5 {
+		got := <-answers
+		switch r := read(t, got.resp, got.err); r.status {
+		case http.StatusSeeOther:
+			taken++
+		case http.StatusBadRequest:
+		default:
+			t.Errorf("status %d: %s", r.status, r.body)
+		}
+	}
+	if signedIn := f.audited(keyholder.EventSignedIn); taken != 1 || signedIn != 1 {
+		t.Errorf("%d were taken, %d sign-ins", taken, signedIn)
+	}
+}
+
 // Ensure that nobody becomes a user by signing in at a provider, whatever
 // their name there, and that they are told so.
 func TestFederatedStranger(t *testing.T) {
