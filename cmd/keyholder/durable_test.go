@@ -281,8 +281,15 @@ func TestDiskFull(t *testing.T) {
 	if len(acked) == 0 {
 		t.Fatal("nothing was acknowledged before the disk was full")
 	}
-	if _, err := s.admin.AddProvider(ctx, console.NewProvider{Name: "One More"}); keyholder.CodeOf(err) != keyholder.Unavailable {
-		t.Errorf("a full disk answers the administrator with %v, want unavailable", err)
+	// What is too much for a message of 100 KiB may do for a few of these.
+	for i := 0; ; i++ {
+		_, err := s.admin.AddProvider(ctx, console.NewProvider{Name: "One More"})
+		if keyholder.CodeOf(err) == keyholder.Unavailable {
+			break
+		}
+		if err != nil || i == 1000 {
+			t.Fatalf("a full disk answers the administrator with %v, want unavailable", err)
+		}
 	}
 	grow("64m")
 	for i := range 3 {
