@@ -159,8 +159,7 @@ one, the authority's certificates are refused, so run this by a timer. If the
 authority is several, give the lists of all in one file, in PEM.
 
 example:
-  $ curl -sS -o ca.crl http://ca.example/ca.crl && \
-      keyholder app crl -id fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24 -crl ca.crl`).server().reading()
+  $ keyholder app crl -id fd1c3b5a-7e9f-4a2c-8b4d-6f8e0a1c3e24 -crl ca.crl`).server().reading()
 	id := f.need("id", "`ID`: the app")
 	file := f.need("crl", "`FILE`: revocation list; - is standard input")
 	if _, err := f.parse(args); err != nil {
