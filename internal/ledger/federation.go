@@ -148,7 +148,7 @@ func (l *Ledger) AddFederatedUser(ctx context.Context, actor string, owner keyho
 	hash := ""
 	if password != "" {
 		var err error
-		if hash, err = l.newPassword(password); err != nil {
+		if hash, err = l.newPassword(ctx, password); err != nil {
 			return keyholder.User{}, err
 		}
 	}

@@ -399,6 +399,43 @@ func TestCheckPassword(t *testing.T) {
 	}
 }
 
+// Ensure that a flood of sign-ins is turned away beyond a bound, that those
+// turned away do not count as failures, and that users are let in afterwards.
+func TestFloodOfSignIns(t *testing.T) {
+	b := open(t)
+	p := b.onboard("northgate")
+	var denied, away atomic.Int32
+	var all sync.WaitGroup
+	for i := range 300 {
+		all.Go(func() {
+			switch _, err := b.CheckPassword(t.Context(), ledger.Stranger, fmt.Sprintf("nobody-%d", i), "wrong password"); {
+			case keyholder.CodeOf(err) == keyholder.Denied:
+				denied.Add(1)
+			case keyholder.CodeOf(err) == keyholder.Unavailable && ledger.LockedUntil(err).IsZero():
+				away.Add(1)
+			default:
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if denied.Load() == 0 || away.Load() == 0 {
+		t.Errorf("%d were looked at and %d turned away", denied.Load(), away.Load())
+	}
+	var counted int32
+	if err := b.store.Read().QueryRowContext(t.Context(), "SELECT count(*) FROM lockouts").Scan(&counted); err != nil || counted != denied.Load() {
+		t.Errorf("%d failures were counted, %v, want %d", counted, err, denied.Load())
+	}
+	if _, err := b.CheckPassword(t.Context(), ledger.Stranger, p.user.Login, password); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.CheckPassword(gone, ledger.Stranger, p.user.Login, password); err == nil {
+		t.Error("a sign-in that was given up succeeded")
+	}
+}
+
 // Ensure that a lock-out outlives a restart and says until when, holds for
 // unknown logins too, lets through no more who try at once, ends by itself
 // whatever an attacker does, and that an administrator can end it.

@@ -29,7 +29,7 @@ const minPassword = 12
 // AddUser registers a user of an owner with a password. Errors: Invalid,
 // NotFound, Conflict if the login is taken.
 func (l *Ledger) AddUser(ctx context.Context, actor string, owner keyholder.OwnerID, login, password string) (keyholder.User, error) {
-	hash, err := l.newPassword(password)
+	hash, err := l.newPassword(ctx, password)
 	if err != nil {
 		return keyholder.User{}, err
 	}
@@ -76,10 +76,15 @@ func (l *Ledger) addUser(ctx context.Context, actor string, owner keyholder.Owne
 // same time as a wrong password and gives the same answer. browser is that of
 // whoever asks, or [Stranger]: one in which the user has signed in before is
 // not locked by the failures of others. Errors: Denied; Unavailable while the
-// login is locked (see [LockedUntil]).
+// login is locked (see [LockedUntil]), and if too many sign in at once.
 func (l *Ledger) CheckPassword(ctx context.Context, browser Digest, login, password string) (keyholder.User, error) {
+	done, err := l.passwords.turn(ctx)
+	if err != nil {
+		return keyholder.User{}, err
+	}
+	defer done()
 	u, gate, reason := l.UserByLogin(login), passwordGateOf(login), "wrong"
-	err := l.store.WriteAlone(ctx, func(tx *store.Tx) error {
+	err = l.store.WriteAlone(ctx, func(tx *store.Tx) error {
 		known, err := knownBrowser(ctx, tx, browser, u.ID)
 		if err != nil {
 			return err
@@ -127,7 +132,7 @@ func (l *Ledger) UserByLogin(login string) keyholder.User {
 }
 
 // newPassword checks and hashes a password that somebody chose.
-func (l *Ledger) newPassword(password string) (string, error) {
+func (l *Ledger) newPassword(ctx context.Context, password string) (string, error) {
 	if len(password) < minPassword || len(password) > 1024 {
 		return "", keyholder.Errorf(keyholder.Invalid, "a password has at least %d and at most 1024 bytes", minPassword)
 	}
@@ -135,24 +140,52 @@ func (l *Ledger) newPassword(password string) (string, error) {
 	if _, err := io.ReadFull(l.random, salt[:]); err != nil {
 		return "", fmt.Errorf("draw a salt: %w", err)
 	}
+	done, err := l.passwords.turn(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
 	return l.passwords.hash(password, salt[:]), nil
 }
 
-// passwordHasher hashes passwords, at most two at a time because each takes
-// memory and a core.
+// Hashing takes memory and a core, so two are done at a time, and as many wait
+// as are done in about a second. What comes on top, a flood, is turned away at
+// once, before it counts as a failed sign-in.
+const (
+	hashers = 2
+	crowd   = 64
+)
+
+// passwordHasher hashes passwords.
 type passwordHasher struct {
 	slots chan struct{}
-	dummy string // hash that no password fits, for unknown logins
+	line  chan struct{} // those who have a slot or wait for one
+	dummy string        // hash that no password fits, for unknown logins
 }
 
 func (g *passwordHasher) init() {
-	g.slots = make(chan struct{}, 2)
+	g.slots, g.line = make(chan struct{}, hashers), make(chan struct{}, crowd)
 	g.dummy = g.hash(rand.Text(), []byte(rand.Text())[:argonSalt])
 }
 
+// turn waits until it is the caller's turn to hash. Errors: Unavailable if
+// there are too many, or ctx ends before.
+func (g *passwordHasher) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case g.line <- struct{}{}:
+	default:
+		return nil, keyholder.Errorf(keyholder.Unavailable, "too many sign-ins at the same time")
+	}
+	select {
+	case g.slots <- struct{}{}:
+		return func() { <-g.slots; <-g.line }, nil
+	case <-ctx.Done():
+		<-g.line
+		return nil, &keyholder.Error{Code: keyholder.Unavailable, Detail: "the sign-in was given up", Err: ctx.Err()}
+	}
+}
+
 func (g *passwordHasher) hash(password string, salt []byte) string {
-	g.slots <- struct{}{}
-	defer func() { <-g.slots }()
 	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, 1, argonKey)
 	enc := base64.RawStdEncoding.EncodeToString
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, argonMemory, argonTime, enc(salt), enc(key))

@@ -48,7 +48,7 @@ ON CONFLICT (user_id) DO UPDATE SET hash = excluded.hash, expires = excluded.exp
 // not looked at (see [LockedUntil]): a right one always is, because it cannot
 // be guessed, so that strangers keep nobody from recovery.
 func (l *Ledger) Recover(ctx context.Context, browser Digest, login, code, password string) error {
-	hash, err := l.newPassword(password)
+	hash, err := l.newPassword(ctx, password)
 	if err != nil {
 		return err
 	}

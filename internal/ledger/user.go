@@ -15,7 +15,7 @@ import (
 // for somebody who has lost them. Every sign-in of the user ends. Errors:
 // Invalid, NotFound.
 func (l *Ledger) ResetUser(ctx context.Context, actor string, user keyholder.UserID, password string) (keyholder.User, error) {
-	hash, err := l.newPassword(password)
+	hash, err := l.newPassword(ctx, password)
 	if err != nil {
 		return keyholder.User{}, err
 	}
@@ -40,7 +40,7 @@ func (l *Ledger) ResetUser(ctx context.Context, actor string, user keyholder.Use
 // Invalid, Denied if the present password is wrong, Unavailable with a hint
 // while the user has to wait.
 func (l *Ledger) ChangePassword(ctx context.Context, browser Digest, user keyholder.UserID, present, next string) (keyholder.User, error) {
-	hash, err := l.newPassword(next)
+	hash, err := l.newPassword(ctx, next)
 	if err != nil {
 		return keyholder.User{}, err
 	}
