@@ -30,7 +30,7 @@ example:
 	keys := f.value("keys", "`FILE` of Keyholder's keys at NATS, secret_file in keyholder.yaml; made if it does not exist")
 	mqtt := f.value("mqtt", "`ADDRESS` where MQTT listens: port or IP:port (default 8883)")
 	management := f.value("management", "`ADDRESS` of the management API: port or IP:port (default 15671, Mosquitto 8884, NATS 4222)")
-	nodes := f.values("node", "`NODE` of a cluster, for example rabbit@mq1")
+	nodes := f.values("node", "`NODE` of a cluster: rabbit@mq1; of NATS nats1.example:6222, that of the server first")
 	out := f.value("out", "`DIR`: new folder for the files")
 	kind, err := f.parse(args)
 	if err != nil {

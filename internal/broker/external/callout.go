@@ -154,7 +154,7 @@ func (n *natsServer) connect(ctx context.Context, q calloutQuestion) (ledger.Pee
 	ctx, cancel := context.WithTimeout(ctx, cutLimit)
 	defer cancel()
 	present, err := n.connections(ctx, q.clientID)
-	if err != nil {
+	if err != nil && len(present) == 0 {
 		return p, refuse(keyholder.M5, "it cannot be seen which certificate has the client ID: "+reason(err))
 	}
 	for _, held := range present {

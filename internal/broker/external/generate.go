@@ -25,7 +25,7 @@ type Plan struct {
 	Folder     string   // on the broker's machine, with certificates and keys
 	MQTT       string   // where MQTT listens: port or host:port
 	Management string   // where the management API listens: port or host:port
-	Nodes      []string // of a cluster; none: a broker alone
+	Nodes      []string // of a cluster, for NATS with the one that it is for first; none: a broker alone
 	Keys       []byte   // of Keyholder at NATS (NewNATSKeys), of which the public ones are written
 }
 
@@ -44,6 +44,7 @@ var generated = map[Kind][]string{
 var (
 	planFolder = regexp.MustCompile(`^/[A-Za-z0-9._/-]{1,200}$`)
 	planNode   = regexp.MustCompile(`^[a-z0-9_-]{1,64}@[A-Za-z0-9.-]{1,200}$`)
+	planRoute  = regexp.MustCompile(`^[A-Za-z0-9.-]{1,200}:[0-9]{1,5}$`)
 )
 
 // Generate makes the configuration of a broker. Errors: Invalid.
@@ -93,9 +94,13 @@ func (p Plan) check(k Kind) error {
 			return keyholder.Errorf(keyholder.Invalid, "the %s address is neither a port nor an IP address with one", what)
 		}
 	}
+	form, name := planNode, "name@host"
+	if k == NATS {
+		form, name = planRoute, "host:port"
+	}
 	for _, n := range p.Nodes {
-		if !planNode.MatchString(n) {
-			return keyholder.Errorf(keyholder.Invalid, "a node is not of the form name@host")
+		if !form.MatchString(n) {
+			return keyholder.Errorf(keyholder.Invalid, "a node is not of the form %s", name)
 		}
 	}
 	return nil
@@ -126,6 +131,9 @@ func (p Plan) ManagementHost() string { host, _ := splitAddress(p.Management); r
 
 // ManagementPort is the port of Management.
 func (p Plan) ManagementPort() string { _, port := splitAddress(p.Management); return port }
+
+// NodePort is where the first node listens for the others.
+func (p Plan) NodePort() string { _, port := splitAddress(p.Nodes[0]); return port }
 
 // SigningKey is the public key by which NATS knows Keyholder's answers.
 func (p Plan) SigningKey() (string, error) {

@@ -43,12 +43,14 @@ func publicKeys(t *testing.T) []byte {
 func TestGenerate(t *testing.T) {
 	local := external.Plan{Name: "hall", Folder: "/etc/mosquitto/keyholder", MQTT: "8883", Management: "8884"}
 	bus := external.Plan{Name: "bus", Folder: "/etc/nats/keyholder", MQTT: "8883", Management: "192.0.2.7:4222", Keys: publicKeys(t)}
+	buses := bus
+	buses.Nodes = []string{"nats1.example:6222", "nats2.example:6222", "nats3.example:6222"}
 	cluster := plan()
 	cluster.Nodes = []string{"rabbit@mq1", "rabbit@mq2", "rabbit@mq3"}
 	for name, tt := range map[string]struct {
 		kind external.Kind
 		plan external.Plan
-	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}, "mosquitto": {external.Mosquitto, local}, "nats": {external.NATS, bus}} {
+	}{"rabbitmq": {external.RabbitMQ, plan()}, "rabbitmq-cluster": {external.RabbitMQ, cluster}, "mosquitto": {external.Mosquitto, local}, "nats": {external.NATS, bus}, "nats-cluster": {external.NATS, buses}} {
 		files, err := external.Generate(tt.kind, tt.plan)
 		if err != nil {
 			t.Fatal(err)
@@ -104,6 +106,10 @@ func TestGenerateRefuses(t *testing.T) {
 		if _, err := external.Generate(external.NATS, bus); keyholder.CodeOf(err) != keyholder.Invalid {
 			t.Errorf("keys of NATS %q: %v", keys, err)
 		}
+	}
+	bus.Keys, bus.Nodes = publicKeys(t), []string{"nats1.example"}
+	if _, err := external.Generate(external.NATS, bus); keyholder.CodeOf(err) != keyholder.Invalid {
+		t.Errorf("a node of NATS without a port: %v", err)
 	}
 	if _, err := external.Generate("activemq", plan()); keyholder.CodeOf(err) != keyholder.Invalid {
 		t.Errorf("an unknown kind: %v", err)

@@ -123,8 +123,9 @@ func natsHash(id string) string {
 }
 
 // retainNothing makes the stream of retained messages too small for any. NATS
-// has no setting for it, and leaves the stream as it is if there is one.
-func (n *natsServer) retainNothing(ctx context.Context, servers int) error {
+// has no setting for it, and leaves the stream as it is if there is one. The
+// settings name all nodes of a cluster, so it is on as many as the other streams.
+func (n *natsServer) retainNothing(ctx context.Context) error {
 	var stream struct {
 		Config map[string]any `json:"config"`
 	}
@@ -133,7 +134,7 @@ func (n *natsServer) retainNothing(ctx context.Context, servers int) error {
 	switch {
 	case errors.Is(err, errNATSAbsent):
 		return n.ask(ctx, natsJS+"STREAM.CREATE."+natsRetained, map[string]any{"name": natsRetained, "subjects": []string{natsRetainedOf + ">"},
-			"storage": "file", "retention": "limits", "max_msgs_per_subject": 1, size: 1, "num_replicas": min(servers, 3)}, nil)
+			"storage": "file", "retention": "limits", "max_msgs_per_subject": 1, size: 1, "num_replicas": min(len(n.addresses), 3)}, nil)
 	case err != nil || stream.Config[size] == 1.0:
 		return err
 	}

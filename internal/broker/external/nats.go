@@ -26,7 +26,7 @@ import (
 // it is closed when they are others.
 type natsServer struct {
 	broker     *Broker
-	addresses  string
+	addresses  []string
 	tls        *tls.Config
 	maxTLS     uint16
 	user       nkeys.KeyPair // we, where Keyholder signs in
@@ -44,7 +44,7 @@ type natsServer struct {
 const natsAccount = "FDS"
 
 func newNATS(b *Broker, s Setting, secret []byte, c *tls.Config) (*natsServer, error) {
-	n := &natsServer{broker: b, addresses: strings.Join(s.API, ","), tls: c, maxTLS: c.MaxVersion}
+	n := &natsServer{broker: b, addresses: s.API, tls: c, maxTLS: c.MaxVersion}
 	var err error
 	if n.issuer, n.user, err = parseNATSKeys(secret); err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (n *natsServer) run(ctx context.Context) {
 		log.Error("an external broker cannot be signed in at", "error", err)
 		return
 	}
-	conn, err := nats.Connect(n.addresses, nats.Name("keyholder"), nats.Secure(n.tls), nats.TLSHandshakeFirst(), nats.Nkey(name, n.user.Sign),
+	conn, err := nats.Connect(strings.Join(n.addresses, ","), nats.Name("keyholder"), nats.Secure(n.tls), nats.TLSHandshakeFirst(), nats.Nkey(name, n.user.Sign),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(500*time.Millisecond), nats.IgnoreDiscoveredServers(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -98,11 +98,7 @@ func (n *natsServer) run(ctx context.Context) {
 func (n *natsServer) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	servers, err := n.servers(ctx)
-	if err != nil {
-		return err
-	}
-	return n.retainNothing(ctx, len(servers))
+	return n.retainNothing(ctx)
 }
 
 // errNATSAbsent is the answer that something is not there.
@@ -152,8 +148,12 @@ func readNATS(data []byte, answer any) error {
 	return keyholder.Errorf(keyholder.Unavailable, "the broker answered: %s", failed.Error.Description)
 }
 
-// servers lists the servers of the cluster: an error unless all that it counts
-// answer.
+// gatherTime is how long the nodes of a cluster may take to say that they are
+// there. It leaves a cut the time to close what is on those that did.
+const gatherTime = 400 * time.Millisecond
+
+// servers lists the nodes of the cluster that answer: with an error unless all
+// do that they count. A node that is lost they count for up to four minutes.
 func (n *natsServer) servers(ctx context.Context) ([]string, error) {
 	conn := n.conn.Load()
 	if conn == nil || !conn.IsConnected() {
@@ -168,11 +168,13 @@ func (n *natsServer) servers(ctx context.Context) ([]string, error) {
 	if err := conn.PublishRequest("$SYS.REQ.SERVER.PING", inbox, nil); err != nil {
 		return nil, fmt.Errorf("ask for the servers: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
 	var servers []string
 	for all := 1; len(servers) < all; {
 		m, err := answers.NextMsgWithContext(ctx)
 		if err != nil {
-			return nil, &keyholder.Error{Code: keyholder.Unavailable, Detail: "a node of the broker did not answer in time", Err: err}
+			return servers, &keyholder.Error{Code: keyholder.Unavailable, Detail: "a node of the broker did not answer in time", Err: err}
 		}
 		var answer struct {
 			Server struct {
@@ -183,7 +185,7 @@ func (n *natsServer) servers(ctx context.Context) ([]string, error) {
 			} `json:"statsz"`
 		}
 		if err := readNATS(m.Data, &answer); err != nil {
-			return nil, err
+			return servers, err
 		}
 		servers, all = append(servers, answer.Server.ID), max(all, answer.Statsz.ActiveServers)
 	}
@@ -202,12 +204,9 @@ type natsConnection struct {
 const natsPage = 1024
 
 // connections lists the connections of providers and consumers, of one client
-// unless it is empty.
+// unless it is empty. With an error it lists those on the nodes that answered.
 func (n *natsServer) connections(ctx context.Context, client string) ([]natsConnection, error) {
-	servers, err := n.servers(ctx)
-	if err != nil {
-		return nil, err
-	}
+	servers, lost := n.servers(ctx)
 	var all []natsConnection
 	for _, server := range servers {
 		for more, offset := true, 0; more; offset += natsPage {
@@ -217,7 +216,7 @@ func (n *natsServer) connections(ctx context.Context, client string) ([]natsConn
 				} `json:"data"`
 			}
 			if err := n.ask(ctx, "$SYS.REQ.SERVER."+server+".CONNZ", map[string]any{"auth": true, "acc": natsAccount, "mqtt_client": client, "limit": natsPage, "offset": offset}, &answer); err != nil {
-				return nil, err
+				return all, err
 			}
 			for _, c := range answer.Data.Connections {
 				c.server = server
@@ -226,7 +225,7 @@ func (n *natsServer) connections(ctx context.Context, client string) ([]natsConn
 			more = len(answer.Data.Connections) == natsPage
 		}
 	}
-	return all, nil
+	return all, lost
 }
 
 // end closes what must not be there: the connections of clients, and all whose
@@ -237,17 +236,14 @@ func (n *natsServer) end(ctx context.Context, clients []string, gone map[string]
 	for _, id := range clients {
 		ending[id] = true
 	}
-	closed, err := n.close(ctx, ending)
-	if err != nil {
-		return closed, err
-	}
-	_, err = each(clients, func(id string) (int, error) {
+	closed, left := n.close(ctx, ending)
+	_, err := each(clients, func(id string) (int, error) {
 		if !gone[id] {
 			return 0, nil
 		}
 		return 0, n.forget(ctx, id)
 	})
-	return closed, err
+	return closed, errors.Join(left, err)
 }
 
 // close closes the connections of clients and those that have other rights by
@@ -255,14 +251,8 @@ func (n *natsServer) end(ctx context.Context, clients []string, gone map[string]
 func (n *natsServer) close(ctx context.Context, ending map[string]bool) (closed int, err error) {
 	counted := map[natsConnection]bool{}
 	for {
-		all, err := n.connections(ctx, "")
-		if err != nil {
-			return len(counted), err
-		}
+		all, lost := n.connections(ctx, "")
 		doomed := n.outdated(all, ending)
-		if len(doomed) == 0 {
-			return len(counted), nil
-		}
 		for _, c := range doomed {
 			if ending[c.Client] {
 				counted[c] = true
@@ -271,6 +261,9 @@ func (n *natsServer) close(ctx context.Context, ending map[string]bool) (closed 
 			if err := n.ask(ctx, "$SYS.REQ.SERVER."+c.server+".KICK", map[string]any{"cid": c.CID}, nil); err != nil && ctx.Err() != nil {
 				return len(counted), err
 			}
+		}
+		if lost != nil || len(doomed) == 0 {
+			return len(counted), lost
 		}
 	}
 }

@@ -2,8 +2,15 @@ package external_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -23,7 +30,7 @@ import (
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
-// bus is a NATS server with the generated configuration.
+// bus is a node of NATS with the generated configuration.
 type bus struct {
 	t       testing.TB
 	dir     string
@@ -50,11 +57,54 @@ func natsProgram(t testing.TB) string {
 	return ""
 }
 
-// startNATS runs a server, which Keyholder does not know of yet.
-func startNATS(t testing.TB, s *keyholdertest.Server) *bus {
+// startNATS runs n nodes, which Keyholder does not know of yet.
+func startNATS(t testing.TB, s *keyholdertest.Server, n int) []*bus {
 	t.Helper()
 	program := natsProgram(t)
-	b := &bus{t: t, dir: t.TempDir(), mqtt: "127.0.0.1:" + freePort(t), api: "127.0.0.1:" + freePort(t), server: s}
+	nodes, routes := make([]*bus, n), make([]string, n)
+	for i := range nodes {
+		nodes[i], routes[i] = &bus{t: t, dir: t.TempDir(), mqtt: "127.0.0.1:" + freePort(t), api: "127.0.0.1:" + freePort(t), server: s}, "127.0.0.1:"+freePort(t)
+	}
+	authority, certificate, key := nodeCertificate(t)
+	for i, b := range nodes {
+		write(t, filepath.Join(b.dir, "node-ca.pem"), authority)
+		write(t, filepath.Join(b.dir, "node.pem"), certificate)
+		write(t, filepath.Join(b.dir, "node.key"), key)
+		var others []string
+		if n > 1 {
+			others = slices.Concat(routes[i:], routes[:i])
+		}
+		b.start(program, others)
+	}
+	return nodes
+}
+
+// nodeCertificate makes what nodes know each other by, in PEM.
+func nodeCertificate(t testing.TB) (authority, certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nodes"}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, node, node, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return certificate, certificate, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+}
+
+// start runs the node, as one of nodes if there are any.
+func (b *bus) start(program string, nodes []string) {
+	b.t.Helper()
+	t, s := b.t, b.server
 	certPEM, keyPEM := s.ServerCertificatePEM("127.0.0.1")
 	write(t, filepath.Join(b.dir, "server.pem"), string(certPEM))
 	write(t, filepath.Join(b.dir, "server.key"), string(keyPEM))
@@ -63,7 +113,7 @@ func startNATS(t testing.TB, s *keyholdertest.Server) *bus {
 	if b.keys, err = external.OpenNATSKeys(filepath.Join(s.Dir, "bus.keys")); err != nil {
 		t.Fatal(err)
 	}
-	files, err := external.Generate(external.NATS, external.Plan{Name: "bus", Folder: b.dir, MQTT: b.mqtt, Management: b.api, Keys: b.keys})
+	files, err := external.Generate(external.NATS, external.Plan{Name: "bus", Folder: b.dir, MQTT: b.mqtt, Management: b.api, Keys: b.keys, Nodes: nodes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,22 +138,31 @@ func startNATS(t testing.TB, s *keyholdertest.Server) *bus {
 		}
 		return err == nil
 	})
-	return b
 }
 
-// ask has Keyholder answer the server, and returns when it does.
-func (b *bus) ask(f *fabric) {
-	b.t.Helper()
-	b.server.UseBrokers(fmt.Sprintf(`[{name: bus, kind: nats, api: ["tls://%s"], secret_file: bus.keys, ca_file: %q}]`, b.api, filepath.Join(b.dir, "keyholder-ca.pem")))
-	eventually(b.t, "Keyholder answers", 30*time.Second, func() bool {
-		r, err := dial(b.t, b.mqtt, b.server.TLS(f.a.cert), 4)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		defer r.conn.Close()
-		code, err := r.connect(f.a.id)
-		return err == nil && code == 0
-	})
+// askFor has Keyholder answer the nodes, and returns when it does.
+func askFor(f *fabric, nodes []*bus) {
+	f.t.Helper()
+	var addresses []string
+	for _, b := range nodes {
+		addresses = append(addresses, "tls://"+b.api)
+	}
+	list, err := json.Marshal(addresses)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.UseBrokers(fmt.Sprintf(`[{name: bus, kind: nats, api: %s, secret_file: bus.keys, ca_file: %q}]`, list, filepath.Join(nodes[0].dir, "keyholder-ca.pem")))
+	for _, b := range nodes {
+		eventually(f.t, "Keyholder answers", time.Minute, func() bool {
+			r, err := dial(f.t, b.mqtt, f.TLS(f.a.cert), 4)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			defer r.conn.Close()
+			code, err := r.connect(f.a.id)
+			return err == nil && code == 0
+		})
+	}
 }
 
 // signal signals the server, and waits until it has stopped if it is to.
@@ -173,8 +232,8 @@ func (b *bus) left(id string, _ keyholder.Receipt) string {
 // the differences that the matrix names.
 func TestMatrixNATS(t *testing.T) {
 	s := keyholdertest.Start(t)
-	b := startNATS(t, s)
-	f := populate(t, s)
+	nodes := startNATS(t, s, 1)
+	b, f := nodes[0], populate(t, s)
 	target := &target{name: "nats", addr: b.mqtt, counts: 1, left: b.left, fabric: f}
 	t.Run("without Keyholder", func(t *testing.T) {
 		at := time.Now()
@@ -182,7 +241,7 @@ func TestMatrixNATS(t *testing.T) {
 			t.Errorf("%s after %s", outcome, time.Since(at))
 		}
 	})
-	b.ask(f)
+	askFor(f, nodes)
 	run(t, target)
 	for name, try := range map[string]func(*attempt){
 		"a client that does not speak MQTT":       b.otherProtocol,
@@ -193,6 +252,21 @@ func TestMatrixNATS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { try(&attempt{T: t, target: target, version: 4}) })
 	}
+}
+
+// Ensure that a cluster of three nodes keeps the rules as one.
+func TestNATSCluster(t *testing.T) {
+	s := keyholdertest.Start(t)
+	nodes := startNATS(t, s, 3)
+	f := populate(t, s)
+	askFor(f, nodes)
+	on := func(t *testing.T, i int) *attempt {
+		return &attempt{T: t, version: 4, target: &target{name: "nats", addr: nodes[i].mqtt, counts: 1, fabric: f, left: nodes[2].left}}
+	}
+	runCluster(t, on, len(nodes), func() {
+		nodes[0].signal(syscall.SIGKILL)
+		<-nodes[0].exited
+	})
 }
 
 // otherProtocol connects as a client of NATS.
