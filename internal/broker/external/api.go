@@ -90,19 +90,20 @@ func (a api) callNode(ctx context.Context, method, url string, read func(io.Read
 // parallel is how many clients are ended at the same time.
 const parallel = 8
 
-// each runs end for clients side by side and adds up what it returns.
-func each(clients []string, end func(string) (int, error)) (int, error) {
+// each runs end for clients, or their connections, side by side and adds up what
+// it returns.
+func each[T any](clients []T, end func(T) (int, error)) (int, error) {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		total int
 		errs  []error
-		next  = make(chan string)
+		next  = make(chan T)
 	)
 	for range min(parallel, len(clients)) {
 		wg.Go(func() {
-			for id := range next {
-				n, err := end(id)
+			for client := range next {
+				n, err := end(client)
 				mu.Lock()
 				total += n
 				if err != nil {
@@ -112,8 +113,8 @@ func each(clients []string, end func(string) (int, error)) (int, error) {
 			}
 		})
 	}
-	for _, id := range clients {
-		next <- id
+	for _, client := range clients {
+		next <- client
 	}
 	close(next)
 	wg.Wait()

@@ -26,7 +26,7 @@ type Plan struct {
 	MQTT       string   // where MQTT listens: port or host:port
 	Management string   // where the management API listens: port or host:port
 	Nodes      []string // of a cluster, for NATS with the one that it is for first; none: a broker alone
-	Keys       []byte   // of Keyholder at NATS (NewNATSKeys), of which the public ones are written
+	Keys       []byte   // of Keyholder at NATS (OpenNATSKeys), of which the public ones are written
 }
 
 // GeneratedFile is one file of a broker's configuration.

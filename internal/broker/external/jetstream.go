@@ -17,7 +17,6 @@ const natsJS = "FDS.JS.API."
 const (
 	natsSessions     = "$MQTT_sess"
 	natsMessages     = "$MQTT_msgs"
-	natsOut          = "$MQTT_out"
 	natsRetained     = "$MQTT_rmsgs"
 	natsSessionOf    = "$MQTT.sess."
 	natsMessageOf    = "$MQTT.msgs."
@@ -64,42 +63,32 @@ func (n *natsServer) forget(ctx context.Context, id string) error {
 			Data []byte `json:"data"`
 		} `json:"message"`
 	}
-	err := n.ask(ctx, natsJS+"STREAM.MSG.GET."+natsSessions, map[string]any{"last_by_subj": subject}, &session)
-	if err == nil {
-		var kept struct {
-			Consumers map[string]*struct {
-				Durable string `json:"durable_name"`
-			} `json:"cons"`
-			Released *struct {
-				Durable string `json:"durable_name"`
-			} `json:"pubrel"`
-		}
-		if err := json.Unmarshal(session.Message.Data, &kept); err != nil {
-			return &keyholder.Error{Code: keyholder.Unavailable, Detail: "a session at the broker cannot be read", Err: err}
-		}
-		var consumers []string
-		for _, c := range kept.Consumers {
-			if c != nil {
-				consumers = append(consumers, natsMessages+"."+c.Durable)
-			}
-		}
-		if kept.Released != nil {
-			consumers = append(consumers, natsOut+"."+kept.Released.Durable)
-		}
-		for _, c := range consumers {
-			if err := n.remove(ctx, "CONSUMER.DELETE."+c, nil); err != nil {
-				return err
-			}
-		}
-	} else if !errors.Is(err, errNATSAbsent) {
+	if err := n.ask(ctx, natsJS+"STREAM.MSG.GET."+natsSessions, map[string]any{"last_by_subj": subject}, &session); errors.Is(err, errNATSAbsent) {
+		return nil // and nothing is stored for who has no session
+	} else if err != nil {
 		return err
 	}
-	for stream, filter := range map[string]string{natsSessions: subject, natsMessages: natsMessageOf + "fds.v2." + id + ".>"} {
-		if err := n.remove(ctx, "STREAM.PURGE."+stream, map[string]any{"filter": filter}); err != nil {
+	var kept struct {
+		Consumers map[string]*struct {
+			Durable string `json:"durable_name"`
+		} `json:"cons"`
+	}
+	if err := json.Unmarshal(session.Message.Data, &kept); err != nil {
+		return &keyholder.Error{Code: keyholder.Unavailable, Detail: "a session at the broker cannot be read", Err: err}
+	}
+	for _, c := range kept.Consumers {
+		if c == nil {
+			continue
+		}
+		if err := n.remove(ctx, "CONSUMER.DELETE."+natsMessages+"."+c.Durable, nil); err != nil {
 			return err
 		}
 	}
-	return nil
+	// The session last: without it, nobody finds the rest.
+	if err := n.remove(ctx, "STREAM.PURGE."+natsMessages, map[string]any{"filter": natsMessageOf + "fds.v2." + id + ".>"}); err != nil {
+		return err
+	}
+	return n.remove(ctx, "STREAM.PURGE."+natsSessions, map[string]any{"filter": subject})
 }
 
 // remove has JetStream remove something; what is not there is removed already.

@@ -247,8 +247,8 @@ func (n *natsServer) end(ctx context.Context, clients []string, gone map[string]
 }
 
 // close closes the connections of clients and those that have other rights by
-// now, until there are none, and returns how many of the clients there were.
-func (n *natsServer) close(ctx context.Context, ending map[string]bool) (closed int, err error) {
+// now, until there are none. It returns how many of the clients there were.
+func (n *natsServer) close(ctx context.Context, ending map[string]bool) (int, error) {
 	counted := map[natsConnection]bool{}
 	for {
 		all, lost := n.connections(ctx, "")
@@ -257,10 +257,16 @@ func (n *natsServer) close(ctx context.Context, ending map[string]bool) (closed 
 			if ending[c.Client] {
 				counted[c] = true
 			}
+		}
+		if _, err := each(doomed, func(c natsConnection) (int, error) {
 			// An error says that it is gone already, or the next list says that it is not.
-			if err := n.ask(ctx, "$SYS.REQ.SERVER."+c.server+".KICK", map[string]any{"cid": c.CID}, nil); err != nil && ctx.Err() != nil {
-				return len(counted), err
+			err := n.ask(ctx, "$SYS.REQ.SERVER."+c.server+".KICK", map[string]any{"cid": c.CID}, nil)
+			if ctx.Err() == nil {
+				err = nil
 			}
+			return 0, err
+		}); err != nil {
+			return len(counted), err
 		}
 		if lost != nil || len(doomed) == 0 {
 			return len(counted), lost
@@ -271,8 +277,7 @@ func (n *natsServer) close(ctx context.Context, ending map[string]bool) (closed 
 // outdated picks the connections of clients, and those of others that would not
 // be permitted now as they were.
 func (n *natsServer) outdated(all []natsConnection, ending map[string]bool) []natsConnection {
-	d, now := n.broker.door, n.broker.door.now()
-	subs := d.ledger.ListSubscriptions()
+	subs, now := n.broker.door.ledger.ListSubscriptions(), n.broker.door.now()
 	var out []natsConnection
 	for _, c := range all {
 		if ending[c.Client] || !n.current(c, subs, now) {
@@ -285,9 +290,8 @@ func (n *natsServer) outdated(all []natsConnection, ending map[string]bool) []na
 // current says whether a connection has the rights that its certificate gives
 // now.
 func (n *natsServer) current(c natsConnection, subs []keyholder.Subscription, now time.Time) bool {
-	d := n.broker.door
 	p := n.holder(c)
-	return p.Permit(now).Allowed && c.User == natsUser(p, natsRights(d.rights(p.Certificate, subs, now)))
+	return p.Permit(now).Allowed && c.User == natsUser(p, natsRights(n.broker.door.rights(p.Certificate, subs, now)))
 }
 
 // holder is who made a connection; its zero value stands for nobody we know.

@@ -12,9 +12,9 @@ import (
 	"github.com/fds-keyholder/keyholder/internal/keyfile"
 )
 
-// NewNATSKeys makes the keys of Keyholder for a NATS broker, as its secret_file
+// newNATSKeys makes the keys of Keyholder for a NATS broker, as its secret_file
 // holds them: one that signs answers, and one that Keyholder signs in with.
-func NewNATSKeys() ([]byte, error) {
+func newNATSKeys() ([]byte, error) {
 	var out bytes.Buffer
 	for _, kind := range []nkeys.PrefixByte{nkeys.PrefixByteAccount, nkeys.PrefixByteUser} {
 		pair, err := nkeys.CreatePair(kind)
@@ -32,27 +32,27 @@ func NewNATSKeys() ([]byte, error) {
 
 // parseNATSKeys reads the keys. Errors: Invalid.
 func parseNATSKeys(text []byte) (issuer, user nkeys.KeyPair, err error) {
-	lines := bytes.Fields(text)
-	if len(lines) == 2 {
-		if issuer, err = nkeys.ParseDecoratedNKey(lines[0]); err == nil {
-			user, err = nkeys.ParseDecoratedNKey(lines[1])
+	if lines := bytes.Fields(text); len(lines) == 2 && bytes.HasPrefix(lines[0], []byte("SA")) && bytes.HasPrefix(lines[1], []byte("SU")) {
+		if issuer, err = nkeys.FromSeed(lines[0]); err == nil {
+			user, err = nkeys.FromSeed(lines[1])
 		}
-	}
-	if err == nil && len(lines) == 2 && bytes.HasPrefix(lines[0], []byte("SA")) && bytes.HasPrefix(lines[1], []byte("SU")) {
-		return issuer, user, nil
+		if err == nil {
+			return issuer, user, nil
+		}
 	}
 	return nil, nil, keyholder.Errorf(keyholder.Invalid, "the file of secret_file does not hold the keys for NATS").
 		WithHint("keyholder broker config nats -keys FILE makes it")
 }
 
-// OpenNATSKeys reads a file of keys, or makes it (mode 0600) if there is none.
+// OpenNATSKeys reads a file of keys of Keyholder for a NATS broker, or makes it
+// (mode 0600) if there is none.
 // Errors: Invalid, Denied for a file that others may read.
 func OpenNATSKeys(path string) ([]byte, error) {
 	keys, err := keyfile.ReadPrivate(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return keys, err
 	}
-	if keys, err = NewNATSKeys(); err != nil {
+	if keys, err = newNATSKeys(); err != nil {
 		return nil, err
 	}
 	return keys, keyfile.Add(path, keys)
