@@ -10,7 +10,7 @@ build:
 build-hsm:
 	CGO_ENABLED=1 $(GO) build -trimpath -o bin/keyholder ./cmd/keyholder
 
-# The tests. Those that need mosquitto, RabbitMQ, SoftHSM, Chromium, openssl, curl or npm run when it is there.
+# The tests. Those that need mosquitto, RabbitMQ, the module of nats-server, SoftHSM, Chromium, openssl, curl or npm run when it is there.
 test:
 	$(GO) test -race -timeout 20m ./...
 

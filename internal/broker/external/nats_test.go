@@ -27,6 +27,7 @@ import (
 
 	"github.com/fds-keyholder/keyholder"
 	"github.com/fds-keyholder/keyholder/internal/broker/external"
+	"github.com/fds-keyholder/keyholder/internal/console"
 	"github.com/fds-keyholder/keyholder/keyholdertest"
 )
 
@@ -246,6 +247,7 @@ func TestMatrixNATS(t *testing.T) {
 	for name, try := range map[string]func(*attempt){
 		"a client that does not speak MQTT":       b.otherProtocol,
 		"a consent that becomes narrower":         narrows,
+		"a right that ends by itself":             b.expires,
 		"a restart of Keyholder":                  outlives,
 		"topics that mean something else to NATS": strange,
 		"a cut while the broker hangs":            func(a *attempt) { cutWhileHanging(a, b.signal) },
@@ -298,6 +300,40 @@ func narrows(a *attempt) {
 		if got := a.passes(s, "statuses", "events/x", "eventsx", "anything"); got != step.want {
 			a.Errorf("a consent to %v lets pass: %q, want %q", step.scope, got, step.want)
 		}
+	}
+}
+
+// expires connects a consumer whose consent ends in two seconds, and the
+// provider, and waits.
+func (b *bus) expires(a *attempt) {
+	admin, err := console.Dial(a.Dir)
+	if err != nil {
+		a.Fatal(err)
+	}
+	defer admin.Close()
+	issuer := a.addProvider()
+	name := strings.ToLower(issuer.id)
+	app, _ := a.AddApp(name, keyholder.AuthSecret, "")
+	agreement := a.AddAgreement(keyholder.ProviderID(issuer.id), a.AddOwner(name).ID)
+	end := time.Now().Add(3 * time.Second)
+	added, err := admin.AddSubscription(a.Context(), console.NewSubscription{Agreement: string(agreement), App: string(app.ID), Expires: end})
+	if err != nil {
+		a.Fatal(err)
+	}
+	s := a.certify(keyholder.ForSubscription, string(added.ID))
+	consumer, publisher := a.join(s, persistent), a.join(issuer)
+	if _, err := consumer.subscribe(s.topic("#")); err != nil {
+		a.Fatal(err)
+	}
+	if !consumer.ended(time.Until(end) + time.Second) {
+		a.Error("the consumer outlives its right by a second")
+	}
+	if !publisher.ended(20 * time.Second) {
+		a.Error("the provider keeps its right")
+	}
+	eventually(a, "its session is removed", 20*time.Second, func() bool { return b.left(s.id, keyholder.Receipt{}) == "nothing is left" })
+	if _, outcome := a.dial(s, s.id); outcome != refused {
+		a.Error("the client comes back")
 	}
 }
 
