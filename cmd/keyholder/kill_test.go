@@ -35,7 +35,7 @@ type served struct {
 	dir  string
 	cmd  *exec.Cmd
 	out  *bufio.Scanner // its standard output
-	log  bytes.Buffer   // its log, to be read when it has ended
+	log  *bytes.Buffer  // its log, if no test wanted it; to be read when it has ended
 	mqtt string         // host:port
 	// https://host:port of the authorization server and the Web API
 	issuer, api string
@@ -118,9 +118,9 @@ func (s *served) start() {
 func (s *served) launch(w io.Writer) {
 	s.t.Helper()
 	s.cmd = exec.Command("keyholder", "serve", "-data", s.dir)
-	s.log.Reset()
+	s.log = &bytes.Buffer{}
 	if s.cmd.Stderr = w; w == nil {
-		s.cmd.Stderr = &s.log
+		s.cmd.Stderr = s.log
 	}
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
