@@ -33,13 +33,12 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	k := &keeping{Conn: conn, statements: map[string]*kept{}}
-	var ok [5]bool
-	k.ConnBeginTx, ok[0] = conn.(driver.ConnBeginTx)
-	k.ConnPrepareContext, ok[1] = conn.(driver.ConnPrepareContext)
-	k.Pinger, ok[2] = conn.(driver.Pinger)
-	k.SessionResetter, ok[3] = conn.(driver.SessionResetter)
-	k.Validator, ok[4] = conn.(driver.Validator)
-	if ok != [5]bool{true, true, true, true, true} {
+	var ok [4]bool
+	k.ConnPrepareContext, ok[0] = conn.(driver.ConnPrepareContext)
+	k.Pinger, ok[1] = conn.(driver.Pinger)
+	k.SessionResetter, ok[2] = conn.(driver.SessionResetter)
+	k.Validator, ok[3] = conn.(driver.Validator)
+	if ok != [4]bool{true, true, true, true} {
 		return nil, errors.Join(fmt.Errorf("the driver of SQLite is not what it was: %T", conn), conn.Close())
 	}
 	return k, nil
@@ -49,7 +48,6 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 // is used by one goroutine at a time.
 type keeping struct {
 	driver.Conn
-	driver.ConnBeginTx
 	driver.ConnPrepareContext
 	driver.Pinger
 	driver.SessionResetter
@@ -61,6 +59,34 @@ type keeping struct {
 type kept struct {
 	driver.Stmt
 	busy bool // rows of it are being read
+}
+
+// BeginTx implements [driver.ConnBeginTx]. Only the writer begins
+// transactions, so it takes the lock that it needs at once.
+func (k *keeping) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, error) {
+	if _, err := k.ExecContext(ctx, "BEGIN IMMEDIATE", nil); err != nil {
+		return nil, err
+	}
+	return transaction{k}, nil
+}
+
+// transaction is ended by kept statements like the others.
+type transaction struct{ conn *keeping }
+
+// Commit implements [driver.Tx]. What cannot be committed is rolled back, so
+// that the connection can be used again.
+func (t transaction) Commit() error {
+	_, err := t.conn.ExecContext(context.Background(), "COMMIT", nil)
+	if err != nil {
+		_ = t.Rollback() // where SQLite has done so itself there is nothing to roll back
+	}
+	return err
+}
+
+// Rollback implements [driver.Tx].
+func (t transaction) Rollback() error {
+	_, err := t.conn.ExecContext(context.Background(), "ROLLBACK", nil)
+	return err
 }
 
 // ExecContext implements [driver.ExecerContext].

@@ -51,7 +51,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	write, err := openPool(path, "&_txlock=immediate&_pragma=wal_autocheckpoint(0)", 1)
+	write, err := openPool(path, "&_pragma=wal_autocheckpoint(0)", 1)
 	if err != nil {
 		return nil, err
 	}

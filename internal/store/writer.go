@@ -157,22 +157,22 @@ func (s *Store) apply(batch []*change) ([]*change, error) {
 		return batch, unavailable(err)
 	}
 	var applied []*change
-	mark := "SAVEPOINT change"
+	var failed error
 	for i, c := range batch {
 		tx := &Tx{Tx: sqlTx}
-		err := runChange(tx, mark, c.do)
-		mark = "" // after an error the savepoint stands
-		switch {
-		case err == nil:
-			mark = "RELEASE change; SAVEPOINT change"
+		switch failed = runChange(tx, c.do, len(batch) > 1); {
+		case failed == nil:
 			c.after = tx.after
 			applied = append(applied, c)
-		case errors.As(err, new(*brokenTx)):
+		case errors.As(failed, new(*brokenTx)):
 			// The transaction itself is lost: nobody in it has anything.
-			return append(applied, batch[i:]...), errors.Join(unavailable(err), ignoreDone(sqlTx.Rollback()))
+			return append(applied, batch[i:]...), errors.Join(unavailable(failed), ignoreDone(sqlTx.Rollback()))
 		default:
-			c.err <- err
+			c.err <- failed
 		}
+	}
+	if len(applied) == 0 {
+		return nil, ignoreDone(sqlTx.Rollback())
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return applied, errors.Join(unavailable(err), ignoreDone(sqlTx.Rollback()))
@@ -186,14 +186,21 @@ type brokenTx struct{ err error }
 func (b *brokenTx) Error() string { return b.err.Error() }
 func (b *brokenTx) Unwrap() error { return b.err }
 
-// runChange runs one change behind the savepoint that mark sets, or that
-// stands already; an error goes back to it. A panic of the change becomes its
+// runChange runs one change, behind a savepoint if it shares the transaction
+// with others; an error goes back to that. A panic of the change becomes its
 // error: the writer serves everybody and must live.
-func runChange(tx *Tx, mark string, do func(*Tx) error) error {
-	if mark != "" {
-		if _, err := tx.Exec(mark); err != nil {
+func runChange(tx *Tx, do func(*Tx) error, shares bool) error {
+	mark := func(statement string) error {
+		if !shares {
+			return nil
+		}
+		if _, err := tx.Exec(statement); err != nil {
 			return &brokenTx{err}
 		}
+		return nil
+	}
+	if err := mark("SAVEPOINT change"); err != nil {
+		return err
 	}
 	err := func() (err error) {
 		defer func() {
@@ -203,11 +210,13 @@ func runChange(tx *Tx, mark string, do func(*Tx) error) error {
 		}()
 		return do(tx)
 	}()
-	if err == nil {
-		return nil
+	if err != nil {
+		if back := mark("ROLLBACK TO change"); back != nil {
+			return errors.Join(err, back)
+		}
 	}
-	if _, back := tx.Exec("ROLLBACK TO change"); back != nil {
-		return &brokenTx{errors.Join(err, back)}
+	if lost := mark("RELEASE change"); lost != nil {
+		return lost
 	}
 	return err
 }
