@@ -67,7 +67,15 @@ func (r *rig) broker() string {
 	if err := s.Serve(); err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { s.Close() })
+	// Not by Close: it can wait for ever on a client that leaves meanwhile (it
+	// takes a read lock within a read lock).
+	r.t.Cleanup(func() {
+		s.Listeners.CloseAll(func(string) {
+			for _, c := range s.Clients.GetAll() {
+				c.Stop(packets.ErrServerShuttingDown)
+			}
+		})
+	})
 	return l.Addr().String()
 }
 
