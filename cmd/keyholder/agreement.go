@@ -23,16 +23,11 @@ example:
 	purpose := f.need("purpose", "`TEXT`: what the data may be used for")
 	start := f.time("start", "`DATE`: when it begins, 2027-01-31 or 2027-01-31T12:00:00Z (default now)")
 	end := f.time("end", "`DATE`: when it is over; a date is its first moment, in UTC (default open-ended)")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	a, err := c.AddAgreement(ctx, console.NewAgreement{Provider: *provider, Owner: *owner, Purpose: *purpose, Start: *start, End: *end})
-	if err != nil {
-		return err
-	}
-	return f.added(string(a.ID), a)
+	return ask(ctx, f, (*console.Client).AddAgreement, console.NewAgreement{Provider: *provider, Owner: *owner, Purpose: *purpose, Start: *start, End: *end},
+		func(a console.Agreement) string { return string(a.ID) })
 }
 
 func agreements() noun[console.Agreement] {

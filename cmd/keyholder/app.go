@@ -199,16 +199,8 @@ example:
 	if err != nil {
 		return err
 	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	app, err := c.ReplaceAppKeys(ctx, console.NewAppKeys{App: *id, Keys: keys})
-	if err != nil {
-		return err
-	}
-	return f.added(string(app.ID), app)
+	return ask(ctx, f, (*console.Client).ReplaceAppKeys, console.NewAppKeys{App: *id, Keys: keys},
+		func(app keyholder.App) string { return string(app.ID) })
 }
 
 // addedSecret prints an ID and hands over the secret that was drawn for it:

@@ -137,16 +137,8 @@ example:
 	if err != nil {
 		return err
 	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	cert, err := c.AddAppCertificate(ctx, console.NewAppCertificate{App: *id, Certificate: text})
-	if err != nil {
-		return err
-	}
-	return f.added(cert.Serial, cert)
+	return ask(ctx, f, (*console.Client).AddAppCertificate, console.NewAppCertificate{App: *id, Certificate: text},
+		func(cert console.CertificateText) string { return cert.Serial })
 }
 
 func runCertRevoke(ctx context.Context, env *environment, args []string) error {

@@ -40,17 +40,9 @@ example:
 	if err != nil {
 		return err
 	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	p, err := c.SetIdentityProvider(ctx, console.NewIdentityProvider{Owner: *owner, Issuer: *issuer, ClientID: *client, ClientSecret: secret,
-		Scopes: *scopes, Hosts: *hosts, Name: *name, TrustFactors: *trust})
-	if err != nil {
-		return err
-	}
-	return f.added(p.RedirectURI, p)
+	return ask(ctx, f, (*console.Client).SetIdentityProvider, console.NewIdentityProvider{Owner: *owner, Issuer: *issuer, ClientID: *client, ClientSecret: secret,
+		Scopes: *scopes, Hosts: *hosts, Name: *name, TrustFactors: *trust},
+		func(p console.IdentityProvider) string { return p.RedirectURI })
 }
 
 func runOwnerIDPShow(ctx context.Context, env *environment, args []string) error {
@@ -102,14 +94,10 @@ a provider of the same issuer is set again, or "user recover" gives them one.
 example:
   $ keyholder owner idp remove st-anna
   https://login.st-anna.example`, "KEY-OR-ID").server().reading()
-	c, positional, err := f.connect(args)
+	positional, err := f.parse(args)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	p, err := c.RemoveIdentityProvider(ctx, console.IdentityProviderRemoval{Owner: positional[0]})
-	if err != nil {
-		return err
-	}
-	return f.added(p.Issuer, p)
+	return ask(ctx, f, (*console.Client).RemoveIdentityProvider, console.IdentityProviderRemoval{Owner: positional[0]},
+		func(p console.IdentityProvider) string { return p.Issuer })
 }

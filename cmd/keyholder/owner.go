@@ -18,16 +18,11 @@ example:
   0b0f6c1e-9a37-4c7a-8d55-7e0d8b6c2f11`).server().reading()
 	key := f.need("key", "`KEY`: short name: lower-case letters, digits, hyphens")
 	name := f.need("name", "`NAME`: name for people")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	o, err := c.AddOwner(ctx, console.NewOwner{Key: *key, Name: *name})
-	if err != nil {
-		return err
-	}
-	return f.added(string(o.ID), o)
+	return ask(ctx, f, (*console.Client).AddOwner, console.NewOwner{Key: *key, Name: *name},
+		func(o keyholder.Owner) string { return string(o.ID) })
 }
 
 func runOwnerFactor(ctx context.Context, env *environment, args []string) error {
@@ -42,16 +37,11 @@ example:
   required`).server().reading()
 	owner := f.need("owner", "`KEY`: key or ID of the owner")
 	policy := f.need("policy", "`POLICY`: optional or required")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	o, err := c.SetFactorPolicy(ctx, console.FactorPolicy{Owner: *owner, Policy: *policy})
-	if err != nil {
-		return err
-	}
-	return f.added(string(o.Factor), o)
+	return ask(ctx, f, (*console.Client).SetFactorPolicy, console.FactorPolicy{Owner: *owner, Policy: *policy},
+		func(o keyholder.Owner) string { return string(o.Factor) })
 }
 
 func owners() noun[keyholder.Owner] {

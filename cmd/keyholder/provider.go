@@ -19,16 +19,11 @@ example:
   $ keyholder provider add -name "Soap Inc"
   7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02`).server().reading()
 	name := f.need("name", "`NAME`: name for people")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	p, err := c.AddProvider(ctx, console.NewProvider{Name: *name})
-	if err != nil {
-		return err
-	}
-	return f.added(string(p.ID), p)
+	return ask(ctx, f, (*console.Client).AddProvider, console.NewProvider{Name: *name},
+		func(p keyholder.Provider) string { return string(p.ID) })
 }
 
 func providers() noun[keyholder.Provider] {
@@ -47,6 +42,21 @@ func providers() noun[keyholder.Provider] {
 		example: `  ID                                    NAME      STATE
   7a3c5e1f-2b4d-4f6a-8c0e-9d1b3f5a7c02  Soap Inc  in force`,
 	}
+}
+
+// ask sends a request to the server and prints what came of it as added does.
+// name is its ID, or what else a script may take.
+func ask[Q, A any](ctx context.Context, f *flags, do func(*console.Client, context.Context, Q) (A, error), q Q, name func(A) string) error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a, err := do(c, ctx, q)
+	if err != nil {
+		return err
+	}
+	return f.added(name(a), a)
 }
 
 // added prints what an add command made: its ID alone on a line, so that a

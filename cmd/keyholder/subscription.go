@@ -39,16 +39,8 @@ example:
 		}
 		q.Scope = append(q.Scope, kind)
 	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	s, err := c.AddSubscription(ctx, q)
-	if err != nil {
-		return err
-	}
-	return f.added(string(s.ID), s)
+	return ask(ctx, f, (*console.Client).AddSubscription, q,
+		func(s console.Subscription) string { return string(s.ID) })
 }
 
 // subscriptions lists and shows: the list has no chain, so its rows are

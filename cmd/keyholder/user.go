@@ -61,16 +61,11 @@ example:
   d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
 	login := f.need("login", "`LOGIN`: what the user types to sign in")
 	subject := f.value("subject", "`SUBJECT`: what the provider calls the user (claim sub)")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	u, err := c.BindUser(ctx, console.UserBinding{Login: *login, Subject: *subject})
-	if err != nil {
-		return err
-	}
-	return f.added(string(u.ID), u)
+	return ask(ctx, f, (*console.Client).BindUser, console.UserBinding{Login: *login, Subject: *subject},
+		func(u console.User) string { return string(u.ID) })
 }
 
 // choosePassword reads a password from a file, or draws one if there is none.
@@ -165,16 +160,11 @@ example:
   $ keyholder user unlock -login facility@st-anna
   d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
 	login := f.need("login", "`LOGIN`: what the user types to sign in")
-	c, _, err := f.connect(args)
-	if err != nil {
+	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	defer c.Close()
-	u, err := c.UnlockUser(ctx, console.UserUnlock{Login: *login})
-	if err != nil {
-		return err
-	}
-	return f.added(string(u.ID), u)
+	return ask(ctx, f, (*console.Client).UnlockUser, console.UserUnlock{Login: *login},
+		func(u console.User) string { return string(u.ID) })
 }
 
 // userStateCommand makes the commands that disable and enable a user.
@@ -190,16 +180,11 @@ example:
   $ keyholder user `+verb+` -login facility@st-anna
   d94f4d0a-1c8b-4b61-9f36-5a1e7c3b8d22`).server().reading()
 		login := f.need("login", "`LOGIN`: what the user types to sign in")
-		c, _, err := f.connect(args)
-		if err != nil {
+		if _, err := f.parse(args); err != nil {
 			return err
 		}
-		defer c.Close()
-		u, err := c.SetUserState(ctx, console.UserState{Login: *login, Disabled: disabled})
-		if err != nil {
-			return err
-		}
-		return f.added(string(u.ID), u)
+		return ask(ctx, f, (*console.Client).SetUserState, console.UserState{Login: *login, Disabled: disabled},
+			func(u console.User) string { return string(u.ID) })
 	}
 }
 

@@ -51,16 +51,8 @@ example:
 		}
 		*into = string(b)
 	}
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	w, err := c.AddWebhook(ctx, q)
-	if err != nil {
-		return err
-	}
-	return f.added(string(w.ID), w)
+	return ask(ctx, f, (*console.Client).AddWebhook, q,
+		func(w console.Webhook) string { return string(w.ID) })
 }
 
 func webhooks() noun[console.Webhook] {
