@@ -16,6 +16,7 @@
 package mqttpool
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -142,11 +143,11 @@ func New(cfg Config) (*Pool, error) {
 	if cfg.HandshakeLimit < 0 || cfg.KeepAlive < 0 || cfg.SessionExpiry < 0 || cfg.TakeoverWait < 0 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "a bound of the pool is negative")
 	}
-	setDefault(&cfg.HandshakeLimit, defaultHandshakes)
-	setDefault(&cfg.ReceiveMaximum, defaultReceiveMaximum)
-	setDefault(&cfg.KeepAlive, defaultKeepAlive)
-	setDefault(&cfg.SessionExpiry, defaultSessionExpiry)
-	setDefault(&cfg.TakeoverWait, defaultTakeoverWait)
+	cfg.HandshakeLimit = cmp.Or(cfg.HandshakeLimit, defaultHandshakes)
+	cfg.ReceiveMaximum = cmp.Or(cfg.ReceiveMaximum, defaultReceiveMaximum)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, defaultKeepAlive)
+	cfg.SessionExpiry = cmp.Or(cfg.SessionExpiry, defaultSessionExpiry)
+	cfg.TakeoverWait = cmp.Or(cfg.TakeoverWait, defaultTakeoverWait)
 	if cfg.KeepAlive < time.Second || cfg.KeepAlive > maxKeepAlive || cfg.SessionExpiry/time.Second >= 1<<32-1 {
 		return nil, keyholder.Errorf(keyholder.Invalid, "keep-alive or session expiry are out of what MQTT can express")
 	}
@@ -170,13 +171,6 @@ func New(cfg Config) (*Pool, error) {
 	}()
 	p.resign = func() { cancel(); <-done }
 	return p, nil
-}
-
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Add begins to keep a connection and returns at once; see [Pool.Ready]. It

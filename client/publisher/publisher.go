@@ -19,6 +19,7 @@
 package publisher
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -146,10 +147,10 @@ func New(cfg Config) (*Publisher, error) {
 			return nil, keyholder.Errorf(keyholder.Invalid, "a bound of the publisher is negative")
 		}
 	}
-	setDefault(&cfg.MaxWaiting, defaultWaiting)
-	setDefault(&cfg.MaxBytes, defaultBytes)
-	setDefault(&cfg.InFlight, defaultInFlight)
-	setDefault(&cfg.KeepAlive, defaultKeepAlive)
+	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, defaultWaiting)
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, defaultBytes)
+	cfg.InFlight = cmp.Or(cfg.InFlight, defaultInFlight)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, defaultKeepAlive)
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -189,13 +190,6 @@ func New(cfg Config) (*Publisher, error) {
 		}
 	}
 	return p, nil
-}
-
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Publish sends items to a destination and waits until they are durable. On

@@ -12,6 +12,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -104,25 +105,18 @@ func (c *Config) setDefaults() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	setDefault(&c.MaxHandshakes, 512)
-	setDefault(&c.HandshakeTimeout, 10*time.Second)
-	setDefault(&c.ConnectTimeout, 10*time.Second)
-	setDefault(&c.WriteTimeout, 20*time.Second)
-	setDefault(&c.MaxFilters, 64)
-	setDefault(&c.DenialsPerMinute, 20)
-	setDefault(&c.publishBatchBytes, 4<<20)
+	c.MaxHandshakes = cmp.Or(c.MaxHandshakes, 512)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, 10*time.Second)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 10*time.Second)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, 20*time.Second)
+	c.MaxFilters = cmp.Or(c.MaxFilters, 64)
+	c.DenialsPerMinute = cmp.Or(c.DenialsPerMinute, 20)
+	c.publishBatchBytes = cmp.Or(c.publishBatchBytes, 4<<20)
 	if min(int64(c.MaxHandshakes), int64(c.HandshakeTimeout), int64(c.ConnectTimeout), int64(c.WriteTimeout), int64(c.MaxFilters), int64(c.DenialsPerMinute)) < 0 {
 		return keyholder.Errorf(keyholder.Invalid, "a bound of the broker is negative")
 	}
 	c.Limits = c.Limits.WithDefaults()
 	return c.Limits.Check()
-}
-
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Serve accepts connections until the listener fails or the broker is closed,

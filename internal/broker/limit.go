@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/fds-keyholder/keyholder"
@@ -26,15 +27,15 @@ const mostPacket = mailbox.MaxPayload + 8<<10
 
 // WithDefaults returns the limits with every default in its place.
 func (l Limits) WithDefaults() Limits {
-	setDefault(&l.MaxConnections, 20_000)
-	setDefault(&l.ConnectsPerMinute, 60)
-	setDefault(&l.PublishRate, 20_000)
-	setDefault(&l.PublishBytes, 64<<20)
-	setDefault(&l.MaxPacket, mostPacket)
-	setDefault(&l.ReceiveMaximum, 256)
-	setDefault(&l.MaxInflight, 256)
-	setDefault(&l.MaxKeepAlive, 20*time.Minute)
-	setDefault(&l.MaxSessionExpiry, 30*24*time.Hour)
+	l.MaxConnections = cmp.Or(l.MaxConnections, 20_000)
+	l.ConnectsPerMinute = cmp.Or(l.ConnectsPerMinute, 60)
+	l.PublishRate = cmp.Or(l.PublishRate, 20_000)
+	l.PublishBytes = cmp.Or(l.PublishBytes, 64<<20)
+	l.MaxPacket = cmp.Or(l.MaxPacket, mostPacket)
+	l.ReceiveMaximum = cmp.Or(l.ReceiveMaximum, 256)
+	l.MaxInflight = cmp.Or(l.MaxInflight, 256)
+	l.MaxKeepAlive = cmp.Or(l.MaxKeepAlive, 20*time.Minute)
+	l.MaxSessionExpiry = cmp.Or(l.MaxSessionExpiry, 30*24*time.Hour)
 	return l
 }
 

@@ -169,10 +169,11 @@ func (c *Console) replaceAppRevocationLists(ctx context.Context, q NewAppRevocat
 		if err != nil {
 			return done, err
 		}
-		if revoked, err := pki.Revoked(app.Pinned, text); err != nil || !revoked {
-			if err != nil {
-				return done, err
-			}
+		revoked, err := pki.Revoked(app.Pinned, text)
+		if err != nil {
+			return done, err
+		}
+		if !revoked {
 			continue
 		}
 		r, err := c.ledger.Cut(ctx, ledger.Administrator, keyholder.Target{Kind: keyholder.CutCertificate, ID: k.Serial}, "revoked by its authority")
