@@ -24,13 +24,7 @@ type running struct {
 
 func run(t *testing.T, dir string, o daemon.Options) *running {
 	t.Helper()
-	config, err := daemon.LoadConfig(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Listen.Auth, config.Listen.API, config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	o.Dir, o.Config = dir, config
-	d, err := daemon.Start(t.Context(), o)
+	d, err := begin(t, dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,15 +38,22 @@ func privateContent(t *testing.T, dir string) map[string]string {
 	return found
 }
 
-// start starts and stops a folder on free ports.
-func start(t *testing.T, dir string) error {
+// begin starts a folder on free ports.
+func begin(t *testing.T, dir string, o daemon.Options) (*daemon.Daemon, error) {
 	t.Helper()
 	config, err := daemon.LoadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.Listen.Auth, config.Listen.API, config.Listen.MQTT = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	d, err := daemon.Start(t.Context(), daemon.Options{Dir: dir, Config: config})
+	o.Dir, o.Config = dir, config
+	return daemon.Start(t.Context(), o)
+}
+
+// start starts and stops a folder.
+func start(t *testing.T, dir string) error {
+	t.Helper()
+	d, err := begin(t, dir, daemon.Options{})
 	if err != nil {
 		return err
 	}
